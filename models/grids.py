@@ -1,0 +1,68 @@
+"""Voxel grids in template space (methods.md names them; RAS+, millimetres)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular, axis-aligned RAS+ grid.
+
+    Parameters
+    ----------
+    name : str
+        Alphanumeric label, written as the BIDS entity ``res-<name>``.
+    shape : tuple of int
+        Voxels along right, anterior, superior.
+    voxel_mm : float
+        Edge of the cubic voxel in mm.
+    origin_mm : tuple of float
+        World position (RAS+, mm) of the centre of voxel (0, 0, 0).
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    voxel_mm: float
+    origin_mm: tuple[float, float, float]
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Voxel to world matrix, (4, 4), RAS+ in mm."""
+        affine = np.diag([self.voxel_mm, self.voxel_mm, self.voxel_mm, 1.0])
+        affine[:3, 3] = self.origin_mm
+        return affine
+
+    @property
+    def description(self) -> str:
+        """The sentence that BIDS wants in the sidecar's ``Resolution``."""
+        size = "x".join(map(str, self.shape))
+        return f"{self.voxel_mm:g} mm isotropic, {size} voxels, first voxel at {self.origin_mm} mm"
+
+
+MNI_ORIGIN_MM = (-96.0, -132.0, -78.0)
+
+# 1mm: Böhle 2019, Eitel & Ritter 2019, Rieke 2018. 2mm: Eitel 2019, 2021. crop1mm: Klingenberg
+# 2021 and the UK Biobank study of Eitel 2021. 3mm: small enough to learn from in a demo.
+GRIDS = {
+    grid.name: grid
+    for grid in (
+        Grid("1mm", (193, 229, 193), 1.0, MNI_ORIGIN_MM),
+        Grid("crop1mm", (182, 218, 182), 1.0, (-90.0, -126.0, -72.0)),
+        Grid("2mm", (96, 114, 96), 2.0, MNI_ORIGIN_MM),
+        Grid("3mm", (64, 76, 64), 3.0, MNI_ORIGIN_MM),
+    )
+}
+
+
+def full_grid(voxel_mm: float) -> Grid:
+    """Grid that covers the whole 2009c template at ``voxel_mm``.
+
+    Participants are stored on it; a recipe's own grid is resampled from it at group level.
+    """
+    for grid in GRIDS.values():
+        if grid.voxel_mm == voxel_mm and grid.origin_mm == MNI_ORIGIN_MM:
+            return grid
+    shape = tuple(int(np.floor((n - 1) / voxel_mm)) + 1 for n in GRIDS["1mm"].shape)
+    name = f"{voxel_mm:g}mm".replace(".", "p")
+    return Grid(name, (shape[0], shape[1], shape[2]), voxel_mm, MNI_ORIGIN_MM)

@@ -1,0 +1,1 @@
+"""From images and labels to trained weights: splits, augmentation, one loop, metrics."""

@@ -1,0 +1,1 @@
+"""The files: BIDS queries, derivative names, nipype workflows and interfaces."""
