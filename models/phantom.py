@@ -33,7 +33,7 @@ AIRWAYS = (
     ((0.0, 22.0, -85.0), (9.0, 10.0, 40.0)),
 )
 
-CANVAS_MM = ((-102.0, 102.0), (-142.0, 112.0), (-128.0, 112.0))  # what the head model covers
+CANVAS_MM = ((-102.0, 102.0), (-142.0, 112.0), (-140.0, 112.0))  # what the head model covers
 SCANNER_MM = ((-96.0, 96.0), (-129.0, 105.0), (-117.0, 102.0))  # field of view of a scan
 
 # Cubic B-splines (free-form deformation) stay invertible while their coefficients are below
@@ -65,7 +65,8 @@ class Canvas:
 
     def axes_mm(self) -> list[np.ndarray]:
         """World coordinates along each axis."""
-        return [o + self.voxel_mm * np.arange(n) for o, n in zip(self.origin_mm, self.shape, strict=True)]
+        steps = zip(self.origin_mm, self.shape, strict=True)
+        return [origin + self.voxel_mm * np.arange(count) for origin, count in steps]
 
     def points_mm(self) -> np.ndarray:
         """World coordinates of every voxel, (3, x, y, z)."""
@@ -134,22 +135,9 @@ class Scan:
     altered: nib.Nifti1Image
 
 
-def region_mask(
-    template: nib.Nifti1Image, atlas: nib.Nifti1Image, labels: Sequence[int]
-) -> np.ndarray:
-    """Voxels of the template's grid that carry one of the atlas labels (nearest neighbour).
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, shape of ``template``. Voxels outside the template's brain are left out.
-    """
-    return np.isin(_labels_on(template, atlas), labels) & (np.asanyarray(template.dataobj) > 0)
-
-
 def head_model(
     template: nib.Nifti1Image,
-    atlas: nib.Nifti1Image,
+    label_map: np.ndarray,
     labels: Sequence[int],
     *,
     effect: float,
@@ -161,10 +149,10 @@ def head_model(
     ----------
     template : nibabel.Nifti1Image
         Skull-stripped T1w brain, RAS+ at 1 mm.
-    atlas : nibabel.Nifti1Image
-        Integer labels in the template's space, any grid.
+    label_map : numpy.ndarray
+        Integer atlas labels on the template's grid.
     labels : sequence of int
-        Regions that a patient loses tissue from.
+        The regions that a patient loses tissue from.
     effect : float
         Share of each region's volume that is turned CSF-like, outer shell first (0 to 1).
     voxel_mm : float
@@ -174,7 +162,7 @@ def head_model(
         raise ValueError(f"effect is a share between 0 and 1, not {effect}")
     canvas = Canvas.covering(CANVAS_MM, min(2.0, voxel_mm))
     tissue = np.asanyarray(template.dataobj).astype(np.float32)
-    shell = shrunk_shell(_labels_on(template, atlas), labels, effect).astype(np.float32)
+    shell = shrunk_shell(label_map, labels, effect).astype(np.float32)
     blur_mm = 0.35 * voxel_mm
     brain = _onto(canvas, tissue > 0, template.affine, blur_mm)
     tissue = _onto(canvas, tissue, template.affine, blur_mm)
@@ -212,6 +200,17 @@ def shrunk_shell(label_map: np.ndarray, labels: Sequence[int], effect: float) ->
 def person_seed(seed: int, index: int) -> np.random.SeedSequence:
     """Seed of person ``index``: equal to ``SeedSequence(seed).spawn(n)[index]`` for any n."""
     return np.random.SeedSequence(seed, spawn_key=(index,))
+
+
+def stream(person: np.random.SeedSequence, *key: int) -> np.random.Generator:
+    """Return a generator for one purpose of one person.
+
+    The key, not the order of calls, settles its numbers; `simulate` uses keys that begin with
+    0, 1 and 2.
+    """
+    return np.random.default_rng(
+        np.random.SeedSequence(person.entropy, spawn_key=(*person.spawn_key, *key))
+    )
 
 
 def displacement(model: HeadModel, rng: np.random.Generator, age: float) -> np.ndarray:
@@ -289,7 +288,7 @@ def simulate(
     -------
     Scan
     """
-    shape, warp, acquisition = (_stream(person, *key) for key in ((0,), (1,), (2, session)))
+    shape, warp, acquisition = (stream(person, *key) for key in ((0,), (1,), (2, session)))
     canvas = Canvas.covering(SCANNER_MM, voxel_mm)
     to_head = _head_shape(shape) @ np.linalg.inv(_rigid(acquisition))
     points = _move(to_head, canvas.points_mm())
@@ -302,10 +301,12 @@ def simulate(
     signal = np.interp(signal, *CONTRASTS[contrast]).astype(np.float32)
     image = _acquire(signal, canvas, acquisition, scanner or Scanner())
     brain = _sample(model.brain, model.canvas, points) >= 0.5
-    return Scan(*(
-        _stored(data, canvas.affine, axcodes)
-        for data in (image, brain.astype(np.uint8), _most_altered(altered).astype(np.uint8))
-    ))
+    return Scan(
+        *(
+            _stored(data, canvas.affine, axcodes)
+            for data in (image, brain.astype(np.uint8), _most_altered(altered).astype(np.uint8))
+        )
+    )
 
 
 # T1w signal -> signal of the contrast: FLAIR darkens CSF and swaps grey and white matter.
@@ -315,22 +316,13 @@ CONTRASTS = {
 }
 
 
-def _labels_on(template: nib.Nifti1Image, atlas: nib.Nifti1Image) -> np.ndarray:
-    """Atlas labels on the template's grid, nearest neighbour."""
-    to_atlas = np.linalg.inv(atlas.affine) @ template.affine
-    labels = np.asanyarray(atlas.dataobj)
-    return ndimage.affine_transform(
-        labels, to_atlas[:3, :3], to_atlas[:3, 3], template.shape, order=0
-    )
-
-
 def _onto(canvas: Canvas, volume: np.ndarray, affine: np.ndarray, blur_mm: float) -> np.ndarray:
     """Blur a template volume (SD in mm) and sample it on the canvas, zero outside."""
     sigma = blur_mm / nib.affines.voxel_sizes(affine)
     volume = ndimage.gaussian_filter(volume.astype(np.float32), sigma, truncate=2.5)
     to_volume = np.linalg.inv(affine) @ canvas.affine
     return ndimage.affine_transform(
-        volume, np.diag(to_volume)[:3], to_volume[:3, 3], canvas.shape, order=1
+        volume, to_volume[:3, :3], to_volume[:3, 3], canvas.shape, order=1
     )
 
 
@@ -357,12 +349,10 @@ def _wear_skull(canvas: Canvas, tissue: np.ndarray, brain: np.ndarray) -> np.nda
 def _muscle(canvas: Canvas) -> np.ndarray:
     """Streaks of muscle, fat and air cells; one fixed pattern, people differ by their warp."""
     rng = np.random.default_rng(0)
-    return MUSCLE + smooth_field(rng, canvas.axes_mm(), 9.0, 60.0, 150.0)[0].clip(-35.0, 50.0)
+    return MUSCLE + smooth_field(rng, canvas.axes_mm(), 7.0, 50.0, 150.0)[0].clip(-30.0, 40.0)
 
 
-def _inside(
-    canvas: Canvas, centre_mm: Sequence[float], radii_mm: Sequence[float]
-) -> np.ndarray:
+def _inside(canvas: Canvas, centre_mm: Sequence[float], radii_mm: Sequence[float]) -> np.ndarray:
     squared = [
         ((axis - c) / r) ** 2
         for axis, c, r in zip(canvas.axes_mm(), centre_mm, radii_mm, strict=True)
@@ -383,13 +373,6 @@ def _ventricle_pull(
     uphill = np.stack(np.gradient(smooth))
     pull = uphill / np.linalg.norm(uphill, axis=0).max()
     return _sample(pull, canvas, warp_canvas.points_mm())
-
-
-def _stream(person: np.random.SeedSequence, *key: int) -> np.random.Generator:
-    """Generator of one purpose; the key, not the order of calls, settles its numbers."""
-    return np.random.default_rng(
-        np.random.SeedSequence(person.entropy, spawn_key=(*person.spawn_key, *key))
-    )
 
 
 def _move(matrix: np.ndarray, points_mm: np.ndarray) -> np.ndarray:
@@ -433,7 +416,7 @@ def _acquire(
 
 
 def _most_altered(altered: np.ndarray) -> np.ndarray:
-    """The voxels turned the most, as many as make up the altered volume.
+    """Pick the voxels turned the most, as many as make up the altered volume.
 
     A threshold of one half would lose thin shells, which fill no voxel by half.
     """

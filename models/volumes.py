@@ -16,8 +16,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 
 from models.errors import InputError
 from models.grids import Grid
-
-FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
+from models.smoothing import FWHM_PER_SIGMA
 
 
 @dataclass(frozen=True)

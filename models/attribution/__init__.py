@@ -87,6 +87,15 @@ def check_parameters(method: str, parameters: dict[str, Any]) -> None:
     _explainer(method, parameters)
 
 
+def defaults(method: str) -> dict[str, Any]:
+    """Parameters of a method and their default values."""
+    return {
+        parameter.name: parameter.default
+        for parameter in signature(_explainer(method, {})).parameters.values()
+        if parameter.kind is Parameter.KEYWORD_ONLY
+    }
+
+
 def _explainer(method: str, parameters: dict[str, Any]) -> Callable[..., Explanation]:
     from models.errors import InputError
 

@@ -1,0 +1,285 @@
+"""The command line: ``brainwhy bids_dir output_dir participant|group``.
+
+Nothing heavy is imported before the arguments are understood.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bidsapp import __version__
+
+DONE, FAILED, UNUSABLE = 0, 1, 64
+LEVELS = {"participant": "participant", "group": "group", "subject": "participant", "dataset": "group"}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that leaves with 64, the exit code of an unusable command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message."""
+        self.print_usage(sys.stderr)
+        self.exit(UNUSABLE, f"{self.prog}: {message}\n")
+
+
+def parser() -> Parser:
+    """All options, in groups of one screen each."""
+    root = Parser(
+        prog="brainwhy",
+        description="Why does a network call this brain a patient's? Preprocess, classify, explain "
+        "and test T1w images of a BIDS dataset.",
+        epilog="Research use only; not a medical device. Exit codes: 0 done, 1 something failed "
+        "and the rest is done, 64 nothing could be run.",
+        allow_abbrev=False,
+    )
+    root.add_argument("bids_dir", type=Path, help="raw BIDS dataset (only read)")
+    root.add_argument("output_dir", type=Path, help="BIDS derivatives; group level needs only this")
+    root.add_argument(
+        "analysis_level",
+        nargs="+",
+        choices=sorted(LEVELS),
+        metavar="{participant,group}",
+        help="one or both: participant preprocesses (and explains, with a stored model); group "
+        "trains, explains out of fold and tests",
+    )
+    root.add_argument("--version", action="version", version=f"brainwhy {__version__}")
+    for add in (_what, _data, _resources, _running):
+        add(root)
+    return root
+
+
+def _what(root: Parser) -> None:
+    group = root.add_argument_group("what to do")
+    group.add_argument("--recipe", metavar="NAME|FILE", help="what to reproduce (default: t1w)")
+    group.add_argument("--list-recipes", action=ListRecipes, help="name the shipped recipes")
+    group.add_argument("--config-file", metavar="FILE", help="TOML laid over the recipe")
+    group.add_argument("--target", metavar="COLUMN", help="column of participants.tsv to predict")
+    group.add_argument("--positive", metavar="V", help="its value for patients")
+    group.add_argument("--negative", metavar="V", help="its value for controls")
+    group.add_argument("--covariates", metavar="COLUMN", nargs="*", help="for the statistics")
+    group.add_argument("--atlas", metavar="NAME|FILE", help="regions (default: the recipe's)")
+    group.add_argument("--model", metavar="NAME|DIR", help="stored model to explain with")
+    group.add_argument("--force", action="store_true", help="redo what is already done")
+
+
+def _data(root: Parser) -> None:
+    group = root.add_argument_group("which data")
+    group.add_argument(
+        "--participant-label", "--participant_label", "--subject-label", nargs="+", default=[],
+        metavar="LABEL", help="these people only, with or without sub-",
+    )
+    group.add_argument(
+        "--session-label", "--session_label", nargs="+", default=[], metavar="LABEL",
+        help="these sessions only, with or without ses-",
+    )
+    group.add_argument(
+        "--bids-filter-file", "--bids_filter_file", type=Path, metavar="FILE",
+        help='JSON of pybids entities per modality, such as {"t1w": {"acquisition": "mprage"}}',
+    )
+    group.add_argument(
+        "--dataset-links", nargs="+", default=[], metavar="NAME=URI",
+        help="where the source datasets live, such as raw=https://... (default: a relative path)",
+    )
+
+
+def _resources(root: Parser) -> None:
+    group = root.add_argument_group("resources")
+    group.add_argument("--nprocs", "--n-cpus", "--n_cpus", type=_positive, metavar="N",
+                       help="processes side by side (default: the CPUs granted)")  # fmt: skip
+    group.add_argument("--omp-nthreads", "--omp_nthreads", type=_positive, default=1, metavar="N",
+                       help="threads of each process (default: 1)")  # fmt: skip
+    group.add_argument("--mem", type=float, metavar="GB",
+                       help="memory for all (default: 90 %% of what is granted)")  # fmt: skip
+    group.add_argument("--device", default="auto", metavar="DEV",
+                       help="auto, cpu, cuda, cuda:N or mps (default: auto)")  # fmt: skip
+    group.add_argument("--use-plugin", "--use_plugin", type=Path, metavar="FILE",
+                       help='JSON: {"plugin": "SLURM", "plugin_args": {...}}')  # fmt: skip
+
+
+def _running(root: Parser) -> None:
+    group = root.add_argument_group("running")
+    group.add_argument("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR",
+                       help="intermediate files (default: output_dir/.work)")  # fmt: skip
+    group.add_argument("--clean-workdir", action="store_true", help="empty it before the run")
+    group.add_argument("--stop-on-first-crash", action="store_true")
+    group.add_argument("--dry-run", action="store_true", help="say what would be done")
+    group.add_argument("--reports-only", action="store_true", help="only write the pages again")
+    group.add_argument("--boilerplate-only", action="store_true", help="only write the methods text")
+    group.add_argument("--write-graph", action="store_true", help="draw the workflow into logs/")
+    group.add_argument("--random-seed", type=int, default=0, metavar="N", help="default: 0")
+    group.add_argument("--sloppy", action="store_true",
+                       help="register at 3 mm, few permutations: for testing only")  # fmt: skip
+    group.add_argument("--notrack", action="store_true", help="accepted; there is no telemetry")
+    group.add_argument("-v", "--verbose", action="store_true", help="every step of every workflow")
+    group.add_argument("--debug", action="store_true", help="tracebacks instead of sentences")
+
+
+class ListRecipes(argparse.Action):
+    """Print the shipped recipes and leave."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, nargs=0, **kwargs)
+
+    def __call__(self, root: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        """Name and describe each recipe."""
+        import tomllib
+        from importlib import resources
+
+        for file in sorted((resources.files("bidsapp") / "recipes").iterdir(), key=lambda f: f.name):
+            if file.name.endswith(".toml"):
+                recipe = tomllib.loads(file.read_text())
+                sys.stdout.write(f"{recipe['name']:<12} {recipe['description']}\n")
+        root.exit()
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, and turn what went wrong into a sentence and an exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = parser().parse_args(arguments)
+    options.work_dir = options.work_dir or options.output_dir / ".work"
+    from models.errors import InputError
+
+    try:
+        _check_folders(options)
+        prepare_environment(options)
+        from bidsapp.run import run
+
+        return run(settings(options, ("brainwhy", *arguments)))
+    except InputError as error:
+        if options.debug:
+            raise
+        sys.stderr.write(f"brainwhy: {error}\n")
+        return UNUSABLE
+
+
+def prepare_environment(options: argparse.Namespace) -> None:
+    """Set what libraries read at import: threads, a usable HOME, no version pings."""
+    for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA"):
+        os.environ[f"{name}_NUM_THREADS"] = str(options.omp_nthreads)
+    work = options.work_dir.absolute()
+    os.environ |= {
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "NO_ET": "1",
+        "MPLBACKEND": "Agg",
+    }
+    # Libraries would leave settings and caches in the home folder, or fail where there is none.
+    os.environ.setdefault("NIPYPE_CONFIG_DIR", str(work / ".nipype"))
+    os.environ.setdefault("MPLCONFIGDIR", str(work / ".matplotlib"))
+    os.environ.setdefault("LOGNAME", "brainwhy")
+    home = os.environ.get("HOME", "")
+    if not home or not os.access(home, os.W_OK):
+        os.environ["HOME"] = str(work)
+
+
+def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
+    """The run's settings; raises InputError for what cannot be."""
+    from bidsapp import machine
+    from bidsapp.settings import Settings
+
+    levels = tuple(dict.fromkeys(LEVELS[level] for level in options.analysis_level))
+    plugin = _json(options.use_plugin, "--use-plugin") if options.use_plugin else {}
+    filters = _json(options.bids_filter_file, "--bids-filter-file") if options.bids_filter_file else {}
+    return Settings(
+        bids_dir=options.bids_dir.absolute(),
+        output_dir=options.output_dir.absolute(),
+        levels=tuple(sorted(levels, reverse=True)),  # participant before group
+        recipe=_recipe(options),
+        work_dir=options.work_dir.absolute(),
+        participants=tuple(name.removeprefix("sub-") for name in options.participant_label),
+        sessions=tuple(name.removeprefix("ses-") for name in options.session_label),
+        filters=filters.get("t1w", filters.get("T1w", {})),
+        dataset_links=_pairs(options.dataset_links),
+        model=options.model,
+        device=machine.pick_device(options.device),
+        nprocs=options.nprocs or machine.cpu_count(),
+        omp_nthreads=options.omp_nthreads,
+        memory_gb=options.mem or 0.9 * machine.memory_gb(),
+        plugin=plugin.get("plugin", "MultiProc"),
+        plugin_args=plugin.get("plugin_args", {}),
+        seed=options.random_seed,
+        force=options.force,
+        clean_workdir=options.clean_workdir,
+        stop_on_first_crash=options.stop_on_first_crash,
+        dry_run=options.dry_run,
+        reports_only=options.reports_only,
+        boilerplate_only=options.boilerplate_only,
+        write_graph=options.write_graph,
+        verbose=options.verbose or options.debug,
+        command=command,
+    )
+
+
+def _recipe(options: argparse.Namespace) -> Any:
+    """The recipe with the second file and the flags laid over it."""
+    from bidsapp.settings import load_recipe, read_toml
+
+    recipe = load_recipe(options.recipe or "t1w")
+    if options.config_file:
+        recipe = recipe.overridden(read_toml(options.config_file))
+    cohort = {
+        name: getattr(options, name)
+        for name in ("target", "positive", "negative", "covariates")
+        if getattr(options, name) is not None
+    }
+    changes: dict[str, Any] = {"cohort": cohort}
+    if options.atlas:
+        changes["regions"] = {"atlas": options.atlas}
+    if options.sloppy:
+        changes["preprocessing"] = {"resolution_mm": 3.0}
+        changes["statistics"] = {"permutations": 100}
+    return recipe.overridden(changes)
+
+
+def _check_folders(options: argparse.Namespace) -> None:
+    """Refuse to write into the raw dataset."""
+    from models.errors import InputError
+
+    raw, out, work = (
+        os.path.abspath(folder)
+        for folder in (options.bids_dir, options.output_dir, options.work_dir)
+    )
+    if "participant" not in [LEVELS[level] for level in options.analysis_level]:
+        return
+    if raw == out:
+        raise InputError(
+            f"output_dir is bids_dir ({raw}), which is only read: give another folder, such as "
+            f"{raw}/derivatives/brainwhy"
+        )
+    if work.startswith(raw + os.sep) and not work.startswith(out + os.sep):
+        raise InputError(f"--work-dir {work} lies inside bids_dir: give a folder outside of it")
+
+
+def _json(path: Path, flag: str) -> dict[str, Any]:
+    from models.errors import InputError
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{flag} {path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{flag} {path}: must hold a JSON object")
+    return content
+
+
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    from models.errors import InputError
+
+    for text in texts:
+        if "=" not in text:
+            raise InputError(f"--dataset-links {text}: write NAME=URI")
+    return dict(text.split("=", 1) for text in texts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The cohort of a group run: participants.tsv held against what is on disk, in plain language."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import pandas as pd
+
+from bidsapp.settings import Cohort as CohortOptions
+from models.errors import InputError
+from pipelines.derivatives import read_table
+
+
+@dataclass(frozen=True)
+class CohortTable:
+    """Who takes part, and what was noticed.
+
+    Attributes
+    ----------
+    rows : DataFrame
+        One row per image; columns of :func:`pipelines.interfaces.networks.read_cohort`.
+    warnings : list of str
+    excluded : dict
+        Participant to the reason.
+    """
+
+    rows: pd.DataFrame
+    warnings: list[str]
+    excluded: dict[str, str]
+
+    @property
+    def labels(self) -> dict[str, bool]:
+        """Participant (without ``sub-``) to whether the person is of the positive class."""
+        ids = self.rows["participant_id"].str.removeprefix("sub-")
+        return dict(zip(ids, self.rows["positive"].astype(bool), strict=True))
+
+
+def read_participants(folder: Path) -> pd.DataFrame:
+    """participants.tsv with one row per person.
+
+    Raises
+    ------
+    models.errors.InputError
+        Missing, without ``participant_id``, or a person twice.
+    """
+    path = folder / "participants.tsv"
+    if not path.exists():
+        raise InputError(
+            f"{path}: missing; put a table there with the columns participant_id and the one to "
+            "predict, or run the participant level on a dataset that has it"
+        )
+    table = read_table(path)
+    if "participant_id" not in table:
+        first = table.columns[0] if len(table.columns) else "nothing"
+        raise InputError(f"{path}: has no column participant_id (it begins with '{first}'); add it")
+    table["participant_id"] = "sub-" + table["participant_id"].str.strip().str.removeprefix("sub-")
+    doubled = table.loc[table["participant_id"].duplicated(), "participant_id"]
+    if len(doubled):
+        raise InputError(f"{path}: {doubled.iloc[0]} stands there twice; keep one row")
+    return table
+
+
+def build_cohort(
+    folder: Path,
+    images: Mapping[tuple[str, str], Path],
+    options: CohortOptions,
+    participants: Sequence[str] = (),
+) -> CohortTable:
+    """Join the table with the images.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds participants.tsv.
+    images : mapping of (participant, session) to Path
+        Labels without prefixes.
+    options : Cohort
+        Target column, classes, covariates, sessions.
+    participants : sequence of str
+        Labels to keep; all when empty.
+    """
+    path = folder / "participants.tsv"
+    table = read_participants(folder)
+    classes = _classes(path, table, options)
+    _check_columns(path, table, options.covariates, "--covariates")
+    warnings, excluded = [], {}
+    on_disk = {f"sub-{participant}" for participant, _ in images}
+    if participants:
+        on_disk &= {f"sub-{name}" for name in participants}
+    people = dict(zip(table["participant_id"], table[options.target].map(_text), strict=True))
+    for person in sorted(on_disk - set(people)):
+        excluded[person] = f"not in {path.name}"
+    for person, value in people.items():
+        if person not in on_disk and value in classes and not participants:
+            excluded[person] = "in participants.tsv, but without preprocessed image"
+        elif person in on_disk and value not in classes:
+            excluded[person] = f"{options.target} is '{value}', neither of {classes}"
+    if excluded:
+        warnings += [f"{person} is left out: {reason}" for person, reason in excluded.items()]
+    rows = _rows(images, people, classes, options, on_disk & set(people))
+    _check_both_classes(path, rows, classes, options)
+    rows = rows.merge(table[["participant_id", *options.covariates]], on="participant_id")
+    for name in options.covariates:
+        for person in rows.loc[rows[name].isna(), "participant_id"].unique():
+            warnings.append(f"{person}: {name} is missing; left out of the statistics only")
+    return CohortTable(rows, warnings, excluded)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
+
+
+def _classes(path: Path, table: pd.DataFrame, options: CohortOptions) -> tuple[str, str]:
+    """Negative and positive class, checked against the column."""
+    if not options.target:
+        raise InputError(f"say what to predict: --target COLUMN of {path} --positive V --negative V")
+    _check_columns(path, table, [options.target], "--target")
+    there = table[options.target].map(_text)
+    counts = there[there != ""].value_counts()
+    for flag, value in (("--positive", options.positive), ("--negative", options.negative)):
+        if not value or value not in counts:
+            listed = ", ".join(f"{name} ({n})" for name, n in counts.items())
+            raise InputError(
+                f"{flag} '{value}': column '{options.target}' of {path} holds {listed or 'nothing'}"
+            )
+    if options.positive == options.negative:
+        raise InputError(f"--positive and --negative are both '{options.positive}'")
+    return options.negative, options.positive
+
+
+def _check_columns(path: Path, table: pd.DataFrame, names: Sequence[str], flag: str) -> None:
+    for name in names:
+        if name not in table:
+            near = get_close_matches(name, list(table.columns), n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(table.columns)}"
+            raise InputError(f"{flag}: {path} has no column '{name}'; {hint}")
+
+
+def _rows(
+    images: Mapping[tuple[str, str], Path],
+    people: Mapping[str, str],
+    classes: tuple[str, str],
+    options: CohortOptions,
+    on_disk: set[str],
+) -> pd.DataFrame:
+    by_person: dict[str, list[str]] = {}
+    for participant, session in sorted(images):
+        by_person.setdefault(f"sub-{participant}", []).append(session)
+    rows = [
+        {
+            "participant_id": person,
+            "session_id": f"ses-{session}" if session else "",
+            "image": str(images[person.removeprefix("sub-"), session]),
+            "positive": people[person] == classes[1],
+            "train": session in _chosen(sessions, options.train_sessions),
+            "test": session in _chosen(sessions, options.test_sessions),
+        }
+        for person, sessions in sorted(by_person.items())
+        if person in on_disk and people[person] in classes
+        for session in sessions
+    ]
+    columns = ["participant_id", "session_id", "image", "positive", "train", "test"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _chosen(sessions: Sequence[str], which: str) -> Sequence[str]:
+    return {"first": sessions[:1], "last": sessions[-1:], "all": sessions}[which]
+
+
+def _check_both_classes(
+    path: Path, rows: pd.DataFrame, classes: tuple[str, str], options: CohortOptions
+) -> None:
+    for name, positive in zip(classes, (False, True), strict=True):
+        if not (rows["positive"] == positive).any():
+            raise InputError(
+                f"{path}: nobody with {options.target} = {name} has a preprocessed image; both "
+                "classes are needed, so run the participant level for them"
+            )

@@ -1,0 +1,736 @@
+"""Synthetic data with known truth: ``brainwhy-demo make`` and ``brainwhy-demo score``.
+
+Imports nothing heavy at the top, so that ``--help`` answers at once.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bidsapp import __version__
+from models.errors import InputError
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+    from models.phantom import HeadModel, Scan
+
+UNUSABLE = 64  # exit code: command line or folder unusable, nothing done
+BIDS_VERSION = "1.11.1"
+PATIENT, CONTROL = "AD", "CN"
+REGIONS = ("Hippocampus_L", "Hippocampus_R", "Amygdala_L", "Amygdala_R")
+EXAGGERATED = 0.25  # Alzheimer's dementia takes about a fifth of the hippocampus
+TRUTH_FOLDER = Path("derivatives/truth")
+TRUTH_NAME = "space-MNI152NLin2009cAsym_label-effect_mask.nii.gz"
+
+# Sites differ in noise, receive field and gain (models.phantom.Scanner) and in their sidecars.
+SITES: dict[str, dict[str, Any]] = {
+    "north": {
+        "scanner": {"noise": 0.02, "bias": 0.14, "gain": 8.0},
+        "sidecar": {"MagneticFieldStrength": 3, "Manufacturer": "Simulated", "StationName": "N"},
+    },
+    "south": {
+        "scanner": {"noise": 0.03, "bias": 0.08, "gain": 5.0},
+        "sidecar": {"MagneticFieldStrength": 1.5, "Manufacturer": "Simulated", "StationName": "S"},
+    },
+}
+STORAGE = ("RAS", "LAS", "LPS")
+TWICE_SCANNED = (2, 3)  # a patient and a control with ses-1 and ses-2
+AGE_UNKNOWN = 5
+WITHOUT_T1W = "noT1w"
+
+PARTICIPANT_COLUMNS = {
+    "diagnosis": {
+        "Description": "Group",
+        "Levels": {
+            PATIENT: "Simulated patient: hippocampus and amygdala atrophied",
+            CONTROL: "Simulated control",
+        },
+    },
+    "age": {"Description": "Age at the first session", "Units": "year"},
+    "sex": {
+        "Description": "Sex (changes nothing in the images)",
+        "Levels": {"F": "female", "M": "male"},
+    },
+    "side": {
+        "Description": "Side of onset (changes nothing in the images)",
+        "Levels": {"L": "left", "R": "right", "n/a": "controls"},
+    },
+    "site": {
+        "Description": "Simulated scanner",
+        "Levels": {"north": "3 T, less noise", "south": "1.5 T, more noise"},
+    },
+}
+
+BRAIN_TRUTH = {"Description": "The simulated brain", "Type": "Brain"}
+EFFECT_TRUTH = {
+    "Description": (
+        "Voxels turned CSF-like: the most changed ones, as many as make up the volume lost"
+    ),
+    "Type": "ROI",
+}
+
+README = """\
+# BrainWhy demo
+
+Synthetic heads, no human data: every scan is a warp of one brain template
+(ICBM 152 Nonlinear Asymmetric 2009c, (c) 1993-2009 Louis Collins, McConnell Brain Imaging
+Centre, Montreal Neurological Institute, McGill University) inside a made-up skull and scalp.
+{participants} people, {voxel:g} mm voxels, seed {seed}.
+
+Patients ({patient}) differ from controls ({control}) in one thing: the outer {percent:.0f} % of the
+volume of hippocampus and amygdala (AAL atlas, both sides) is turned into CSF-like signal.
+{strength}
+
+What was changed where is in `derivatives/truth`. Age widens the ventricles in both groups alike.
+As real data are: two people have two sessions, one has no T1w image, one has no age, images are
+stored in different orientations, and two sites differ in noise and receive field. None of this
+depends on the group. Made by `brainwhy-demo make` {version}.
+"""
+TRUTH_README = f"""\
+# What was changed in the demo, and where
+
+`sub-*`: the brain, and in patients the changed voxels, on the grid of each raw image.
+`{TRUTH_NAME}`: hippocampus and amygdala in template space, whole, also where only
+their outer part was changed; `brainwhy-demo score` holds maps against it.
+"""
+STRENGTHS = {
+    "null": "The two groups come from the same distribution: nothing is there to be found.",
+    "mild": "This is in the range of what is seen in Alzheimer's dementia.",
+    "exaggerated": (
+        "**The effect is exaggerated** (Alzheimer's dementia takes about a fifth), so that 24\n"
+        "people at a coarse resolution are enough to learn from."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Person:
+    """One simulated participant; ``index`` settles everything, whatever the cohort's size."""
+
+    index: int
+    label: str
+    diagnosis: str
+    age: int
+    sex: str
+    side: str
+    site: str
+    axcodes: str
+    sessions: tuple[str, ...]  # labels; ("",) where the dataset has no session level
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether the true change was made."""
+        return self.diagnosis == PATIENT
+
+    def row(self) -> dict[str, str]:
+        """Return the line of participants.tsv."""
+        age = "n/a" if self.index == AGE_UNKNOWN else str(self.age)
+        columns = {name: str(getattr(self, name)) for name in PARTICIPANT_COLUMNS}
+        return {"participant_id": f"sub-{self.label}", **columns, "age": age}
+
+    def entities(self, session: str) -> dict[str, str]:
+        """Return the BIDS entities of an image."""
+        return {"sub": self.label, "ses": session}
+
+
+def person(index: int, seed: int) -> Person:
+    """Draw participant ``index``: even indices are patients, odd ones their matched controls.
+
+    The two of a pair share site, sex, storage orientation and (within a year or two) age, so
+    that no group difference but the effect can arise, in any even number of people.
+    """
+    from models.phantom import person_seed, stream
+
+    pair = index // 2
+    pair_age = stream(person_seed(seed, 2 * pair), 3).normal(72.0, 7.0)
+    jitter = stream(person_seed(seed, index), 4).uniform(-1.5, 1.5)
+    patient = index % 2 == 0
+    return Person(
+        index=index,
+        label=f"{index + 1:02d}",
+        diagnosis=PATIENT if patient else CONTROL,
+        age=round(min(max(pair_age, 55.0), 90.0) + jitter),
+        sex="FM"[pair // 2 % 2],
+        side="LR"[(pair + pair // 2) % 2] if patient else "n/a",
+        site=list(SITES)[pair % 2],
+        axcodes=STORAGE[pair % len(STORAGE)],
+        sessions=("1", "2") if index in TWICE_SCANNED else ("",),
+    )
+
+
+def make(
+    target: Path,
+    *,
+    participants: int = 24,
+    resolution: float = 3.0,
+    effect: float = 0.6,
+    seed: int = 0,
+    force: bool = False,
+) -> None:
+    """Write the demo dataset with its truth.
+
+    Parameters
+    ----------
+    target : Path
+        New or empty folder; with ``force`` an earlier demo is replaced.
+    participants : int
+        People with a T1w image, patients and controls in turn; one without is added.
+    resolution : float
+        Voxel edge in mm.
+    effect : float
+        Share of hippocampus and amygdala that patients have lost (0: a null dataset).
+    seed : int
+        Settles everything; person k is the same in cohorts of any size.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be used.
+    """
+    from tqdm import tqdm
+
+    _claim(target, force)
+    people = [person(index, seed) for index in range(participants)]
+    extra = _person_without_t1w(seed)
+    _write_texts(target, [*people, extra], effect, resolution, seed)
+    model = _head(target, effect, resolution)
+    scans = [(who, session) for who in people for session in who.sessions]
+    for who, session in tqdm(scans, desc="brainwhy-demo make", unit="scan", disable=None):
+        _write_t1w(target, model, who, session, resolution, seed)
+    _write_flair(target, model, extra, 2 * resolution, seed)
+
+
+def _claim(target: Path, force: bool) -> None:
+    """Make ``target`` an empty or emptied folder; only an earlier demo is ever removed."""
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target} is a file: give a folder to write the demo dataset to.")
+    if target.is_dir() and any(target.iterdir()):
+        if not force:
+            raise InputError(
+                f"{target} is not empty: give another folder, or --force to replace a demo there."
+            )
+        if not _is_demo(target):
+            raise InputError(f"{target} holds no BrainWhy demo, so --force does not touch it.")
+        for folder in (*target.glob("sub-*"), target / TRUTH_FOLDER):
+            shutil.rmtree(folder, ignore_errors=True)
+    target.mkdir(parents=True, exist_ok=True)
+
+
+def _is_demo(target: Path) -> bool:
+    try:
+        description = json.loads((target / "dataset_description.json").read_text())
+        return any(tool["Name"] == "brainwhy-demo" for tool in description["GeneratedBy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _person_without_t1w(seed: int) -> Person:
+    """One more control, who has only a FLAIR: apps must say so and go on."""
+    from dataclasses import replace
+
+    return replace(
+        person(100_001, seed), label=WITHOUT_T1W, site="north", axcodes="RAS", sex="F", age=70
+    )
+
+
+def _head(target: Path, effect: float, resolution: float) -> "HeadModel":
+    """Build the head model, and write the truth in template space on the way."""
+    import nibabel as nib
+    import numpy as np
+
+    from models.phantom import head_model
+    from pipelines.atlases import atlas, on_grid, template
+
+    brain = nib.Nifti1Image.from_filename(template())
+    aal = atlas("AAL")
+    names = aal.labels.set_index("name")["index"]
+    labels = [int(names[region]) for region in REGIONS]
+    x, y, z = brain.shape
+    label_map = on_grid(aal, brain.affine, (x, y, z))
+    label_map[np.asanyarray(brain.dataobj) == 0] = 0
+    truth = np.isin(label_map, labels).astype(np.uint8)
+    _write_image(
+        target / TRUTH_FOLDER / TRUTH_NAME,
+        nib.Nifti1Image(truth, brain.affine),
+        {
+            "Description": (
+                "Hippocampus and amygdala (AAL, both sides), resampled to the template by "
+                f"nearest neighbour: the region whose outer {effect:.0%} is changed in patients"
+            ),
+            "Type": "ROI",
+            "Regions": REGIONS,
+            "Effect": effect,
+            "AffectedGroup": PATIENT,
+        },
+    )
+    return head_model(brain, label_map, labels, effect=effect, voxel_mm=resolution)
+
+
+def _write_t1w(
+    target: Path, model: "HeadModel", who: Person, session: str, resolution: float, seed: int
+) -> None:
+    """Write one raw T1w image with its truth on the same grid."""
+    from pipelines.derivatives import relative_path
+
+    scan = _scan(model, who, session, resolution, seed, "T1w")
+    raw = relative_path("T1w", ".nii.gz", who.entities(session))
+    _write_image(target / raw, scan.image, _acquisition(who))
+    truths = [({"desc": "brain"}, scan.brain, BRAIN_TRUTH)]
+    if who.is_patient:
+        truths.append(({"label": "effect"}, scan.altered, EFFECT_TRUTH))
+    for entities, image, sidecar in truths:
+        path = relative_path("mask", ".nii.gz", {**who.entities(session), **entities})
+        _write_image(
+            target / TRUTH_FOLDER / path, image, {**sidecar, "Sources": [f"bids:raw:{raw}"]}
+        )
+
+
+def _write_flair(
+    target: Path, model: "HeadModel", who: Person, resolution: float, seed: int
+) -> None:
+    from pipelines.derivatives import relative_path
+
+    scan = _scan(model, who, "", resolution, seed, "FLAIR")
+    path = target / relative_path("FLAIR", ".nii.gz", who.entities(""))
+    _write_image(path, scan.image, _acquisition(who))
+
+
+def _scan(
+    model: "HeadModel", who: Person, session: str, resolution: float, seed: int, contrast: str
+) -> "Scan":
+    from models.phantom import Scanner, person_seed, simulate
+
+    return simulate(
+        model,
+        person_seed(seed, who.index),
+        session=int(session or 1),
+        patient=who.is_patient,
+        age=who.age + int(session or 1) - 1,
+        voxel_mm=resolution,
+        scanner=Scanner(**SITES[who.site]["scanner"]),
+        axcodes=who.axcodes,
+        contrast=contrast,
+    )
+
+
+def _acquisition(who: Person) -> dict[str, Any]:
+    return {"Modality": "MR", **SITES[who.site]["sidecar"], "PulseSequenceType": "Simulated"}
+
+
+def _write_texts(
+    target: Path, people: list[Person], effect: float, resolution: float, seed: int
+) -> None:
+    """Write everything that is not an image; the description first, it marks the demo."""
+    import pandas as pd
+
+    from pipelines.derivatives import write_json, write_table, write_text
+
+    write_json(target / "dataset_description.json", _raw_description(effect))
+    write_text(
+        target / "README",
+        README.format(
+            participants=len(people) - 1,
+            voxel=resolution,
+            seed=seed,
+            patient=PATIENT,
+            control=CONTROL,
+            percent=100 * effect,
+            strength=STRENGTHS[_strength(effect)],
+            version=__version__,
+        ),
+    )
+    write_table(target / "participants.tsv", pd.DataFrame([who.row() for who in people]))
+    write_json(target / "participants.json", PARTICIPANT_COLUMNS)
+    for who in people:
+        if len(who.sessions) > 1:
+            _write_sessions(target, who)
+    truth = target / TRUTH_FOLDER
+    write_json(truth / "dataset_description.json", _truth_description())
+    write_text(truth / "README", TRUTH_README)
+    write_text(truth / ".bidsignore", "/space-*\n")
+
+
+def _strength(effect: float) -> str:
+    if effect == 0:
+        return "null"
+    return "exaggerated" if effect > EXAGGERATED else "mild"
+
+
+def _raw_description(effect: float) -> dict[str, Any]:
+    label = {"null": "no effect", "mild": "mild effect", "exaggerated": "exaggerated effect"}
+    return {
+        "Name": f"BrainWhy demo: synthetic T1w heads, {label[_strength(effect)]}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "raw",
+        "License": "Terms of the ICBM 152 template, see README",
+        "GeneratedBy": [{"Name": "brainwhy-demo", "Version": __version__}],
+    }
+
+
+def _truth_description() -> dict[str, Any]:
+    return {
+        "Name": "BrainWhy demo: what was changed, and where",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "brainwhy-demo", "Version": __version__}],
+        "DatasetLinks": {"raw": "../.."},
+    }
+
+
+def _write_sessions(target: Path, who: Person) -> None:
+    """Write the sessions.tsv of one person; the second session is a year later."""
+    import pandas as pd
+
+    from pipelines.derivatives import sidecar_path, write_json, write_table
+
+    ages = {f"ses-{session}": who.age + later for later, session in enumerate(who.sessions)}
+    table = target / f"sub-{who.label}" / f"sub-{who.label}_sessions.tsv"
+    write_table(table, pd.DataFrame({"session_id": ages.keys(), "age": ages.values()}))
+    write_json(sidecar_path(table), {"age": {"Description": "Age", "Units": "year"}})
+
+
+def _write_image(path: Path, image: "nib.Nifti1Image", sidecar: dict[str, Any]) -> None:
+    """Write an image with its sidecar."""
+    from pipelines.derivatives import sidecar_path, write_json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.to_filename(path)
+    write_json(sidecar_path(path), sidecar)
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What a finished default demo must reach: ``minimum`` for one number of the scores."""
+
+    name: str
+    path: tuple[str, str, str] | tuple[str, str]
+    minimum: float
+
+    def value(self, scores: dict[str, Any]) -> float:
+        """Return the number, NaN when it is missing."""
+        found: Any = scores
+        for key in self.path:
+            found = (found or {}).get(key)
+        return math.nan if found is None else found
+
+
+REQUIREMENTS = (
+    Requirement("classifier_accuracy", ("classifier", "accuracy"), 0.83),
+    Requirement("classifier_auc", ("classifier", "auc"), 0.9),
+    Requirement("lrpalphabeta_auc", ("heatmaps", "lrpalphabeta", "auc"), 0.9),
+    Requirement("lrpalphabeta_share", ("heatmaps", "lrpalphabeta", "share"), 0.15),
+    Requirement("lrpalphabeta_ratio", ("heatmaps", "lrpalphabeta", "ratio"), 5.0),
+    Requirement("image_found", ("statistics", "image", "found"), 0.5),
+    Requirement("image_near", ("statistics", "image", "near"), 0.95),
+)
+
+
+def score(dataset: Path, output: Path, model: str | None = None) -> dict[str, Any]:
+    """Hold the results of a group run against the demo's truth.
+
+    Parameters
+    ----------
+    dataset : Path
+        Demo dataset, for its ``derivatives/truth``.
+    output : Path
+        Output folder of a finished group run.
+    model : str, optional
+        Model label; needed only where the folder holds several.
+
+    Returns
+    -------
+    dict
+        ``heatmaps`` {method: auc, share, auc_untrained, share_untrained, ratio}, ``statistics``
+        {map: found, near}, ``classifier`` {accuracy, auc} and ``requirements`` {name: bool}.
+        A number that could not be had is NaN; a ratio over an untrained share of 0 is infinite.
+
+    Raises
+    ------
+    InputError
+        If there is no truth, or nothing to score.
+    """
+    truth, positive = _truth(dataset)
+    model = model or _only_model(output)
+    scores: dict[str, Any] = {
+        "heatmaps": _score_heatmaps(output, model, truth, positive),
+        "statistics": _score_statistics(output, model, truth, positive),
+        "classifier": _classifier(output, model),
+    }
+    if not any(scores.values()):
+        raise InputError(
+            f"{output} holds nothing to score: run `brainwhy {dataset} {output} group` first."
+        )
+    scores["requirements"] = {
+        requirement.name: requirement.value(scores) >= requirement.minimum
+        for requirement in REQUIREMENTS
+    }
+    return scores
+
+
+def _truth(dataset: Path) -> tuple["nib.Nifti1Image", str]:
+    """Region that was changed (template space), and the label of the group it was changed in."""
+    import nibabel as nib
+
+    from pipelines.derivatives import read_sidecar
+
+    path = dataset / TRUTH_FOLDER / TRUTH_NAME
+    if not path.is_file():
+        raise InputError(f"{path} is missing: {dataset} is no demo made by `brainwhy-demo make`.")
+    return nib.Nifti1Image.from_filename(path), read_sidecar(path)["AffectedGroup"]
+
+
+def _only_model(output: Path) -> str:
+    """Label of the model whose out-of-fold results the folder holds."""
+    tables = (output / "group").glob("model-*_desc-oof_metrics.tsv")
+    labels = sorted({_entities(table)["model"] for table in tables})
+    if len(labels) == 1:
+        return labels[0]
+    if labels:
+        raise InputError(f"{output} holds several models: choose by --model {'|'.join(labels)}.")
+    raise InputError(
+        f"{output}/group holds no out-of-fold metrics: run the group level of brainwhy first."
+    )
+
+
+def _entities(path: Path) -> dict[str, str]:
+    """Read the key-value pairs of a BIDS file name."""
+    return dict(part.split("-", 1) for part in path.name.split(".")[0].split("_") if "-" in part)
+
+
+def _score_heatmaps(
+    output: Path, model: str, truth: "nib.Nifti1Image", positive: str
+) -> dict[str, dict[str, float]]:
+    """Score the patients' mean map of every method, beside that of an untrained network."""
+    import nibabel as nib
+
+    from models.trust.localisation import heatmap_measures
+    from pipelines.atlases import template
+
+    pattern = f"*_model-{model}_target-{positive}_*_stat-mean_*desc-{positive}_heatmap.nii.gz"
+    maps = {_entities(path)["method"]: path for path in sorted((output / "group").glob(pattern))}
+    if not maps:
+        return {}
+    brain = nib.Nifti1Image.from_filename(template())
+    untrained = _untrained_maps(output, model)
+    scores = {}
+    for method, path in maps.items():
+        trained = heatmap_measures(nib.Nifti1Image.from_filename(path), truth, brain)
+        control = {"auc": math.nan, "share": math.nan}
+        if method in untrained:
+            control = heatmap_measures(untrained[method], truth, brain)
+        scores[method] = {
+            **trained,
+            "auc_untrained": control["auc"],
+            "share_untrained": control["share"],
+            "ratio": _ratio(trained["share"], control["share"]),
+        }
+    return scores
+
+
+def _untrained_maps(output: Path, model: str) -> dict[str, "nib.Nifti1Image"]:
+    """Mean maps of an untrained network; none, with the reason, where they cannot be made."""
+    try:
+        from pipelines.controls import untrained_maps
+
+        return untrained_maps(output, model)
+    except (ImportError, LookupError, OSError, RuntimeError, ValueError) as error:
+        _complain(f"no untrained network to compare with ({error})")
+        return {}
+
+
+def _ratio(share: float, untrained: float) -> float:
+    if untrained:
+        return share / untrained
+    return math.inf if share else math.nan
+
+
+def _score_statistics(
+    output: Path, model: str, truth: "nib.Nifti1Image", positive: str
+) -> dict[str, dict[str, float]]:
+    """Score the significant voxels of the images ("image") and of every method's heatmaps."""
+    import nibabel as nib
+
+    from models.trust.localisation import statistic_measures
+
+    scores = {}
+    pattern = f"*_contrast-{positive}Minus*_stat-t_*desc-FWE_statmap.nii.gz"
+    for path in sorted((output / "group").glob(pattern)):
+        entities = _entities(path)
+        if entities.get("model", model) == model:
+            statmap = nib.Nifti1Image.from_filename(path)
+            scores[entities.get("method", "image")] = statistic_measures(statmap, truth)
+    return scores
+
+
+def _classifier(output: Path, model: str) -> dict[str, float]:
+    """Out-of-fold accuracy and area under the ROC curve, as the group level wrote them."""
+    from pipelines.derivatives import read_table
+
+    path = output / "group" / f"model-{model}_desc-oof_metrics.tsv"
+    if not path.is_file():
+        return {}
+    values = read_table(path).set_index("metric")["value"]
+    names = {"accuracy": "accuracy", "auc": "roc_auc"}
+    return {name: float(values.get(metric, math.nan)) for name, metric in names.items()}
+
+
+def _explain_failures(scores: dict[str, Any]) -> None:
+    """Say on stderr why a requirement is not met."""
+    for requirement in REQUIREMENTS:
+        value = requirement.value(scores)
+        if math.isnan(value):
+            _complain(f"{requirement.name}: not met, there is no such number in the results")
+        elif value < requirement.minimum:
+            _complain(f"{requirement.name}: not met, {value:.3g} < {requirement.minimum:g}")
+
+
+def _table(scores: dict[str, Any]) -> str:
+    """Lay the scores out for reading."""
+    lines = []
+    for section in ("heatmaps", "statistics"):
+        rows = scores[section]
+        if rows:
+            columns = list(next(iter(rows.values())))
+            lines += ["", f"{section:<20}" + "".join(f"{name:>17}" for name in columns)]
+            lines += [_line(name, row.values()) for name, row in rows.items()]
+    lines += ["", f"{'classifier':<20}" + "".join(f"{name:>17}" for name in scores["classifier"])]
+    lines += [_line("out of fold", scores["classifier"].values()), "", "requirements"]
+    for requirement in REQUIREMENTS:
+        met = "met" if scores["requirements"][requirement.name] else "NOT met"
+        lines.append(f"  {requirement.name:<20}>= {requirement.minimum:<6g}{met}")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _line(name: str, values: Iterable[float]) -> str:
+    return f"  {name:<18}" + "".join(f"{value:>17.3f}" for value in values)
+
+
+def _finite(content: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not know, by None."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
+
+
+class _Parser(argparse.ArgumentParser):
+    """Leaves with 64, not argparse's 2, when the command line is unusable."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(UNUSABLE, f"{self.prog}: {message}\n")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _people(text: str) -> int:
+    value = int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError("at least 2 people: one patient and one control")
+    return value
+
+
+def _millimetres(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 6:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 6 mm")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line of ``brainwhy-demo``."""
+    parser = _Parser(prog="brainwhy-demo", description="Synthetic brain scans with known truth.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{make,score}")
+    _add_make(commands.add_parser("make", help="write a raw BIDS dataset and its truth"))
+    _add_score(commands.add_parser("score", help="hold the results of a run against the truth"))
+    return parser
+
+
+def _add_make(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dir", type=Path, metavar="DIR", help="new or empty folder")
+    parser.add_argument(
+        "--participants",
+        type=_people,
+        default=24,
+        metavar="N",
+        help="people with a T1w image, patients and controls in turn (24)",
+    )
+    parser.add_argument(
+        "--resolution", type=_millimetres, default=3.0, metavar="MM", help="voxel edge (3)"
+    )
+    parser.add_argument(
+        "--effect",
+        type=_share,
+        default=0.6,
+        metavar="SHARE",
+        help="share of hippocampus and amygdala lost by patients; 0: none (0.6)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="settles everything (0)")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a demo that is there; results in it stay"
+    )
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dir", type=Path, metavar="DIR", help="demo dataset, for its truth")
+    parser.add_argument("out", type=Path, metavar="OUT", help="output folder of the group level")
+    parser.add_argument("--model", metavar="LABEL", help="which model, where OUT holds several")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+
+
+def _run_make(args: argparse.Namespace) -> None:
+    make(
+        args.dir,
+        participants=args.participants,
+        resolution=args.resolution,
+        effect=args.effect,
+        seed=args.seed,
+        force=args.force,
+    )
+    sys.stdout.write(f"{args.dir}: {args.participants} people with a T1w image, 1 without\n")
+
+
+def _run_score(args: argparse.Namespace) -> None:
+    scores = score(args.dir, args.out, args.model)
+    if args.json:
+        from pipelines.derivatives import write_json
+
+        write_json(args.json, _finite(scores))
+    sys.stdout.write(_table(scores))
+    _explain_failures(scores)
+
+
+COMMANDS = {"make": _run_make, "score": _run_score}
+
+
+def _complain(sentence: str) -> None:
+    sys.stderr.write(f"brainwhy-demo: {sentence}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``brainwhy-demo``; return 0, or 64 when the command line or a folder is unusable."""
+    args = build_parser().parse_args(argv)
+    try:
+        COMMANDS[args.command](args)
+    except (InputError, OSError) as error:
+        _complain(str(error))
+        return UNUSABLE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""What this machine, or the container around the process, really grants."""
+
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def cpu_count() -> int:
+    """CPUs this process may use: affinity mask and cgroup quota, not the host's number."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(allowed or 1, _cpu_quota()))
+
+
+def memory_gb() -> float:
+    """Memory in GB: the machine's, or the cgroup's limit when that is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [_number(CGROUP / "memory.max"), _number(CGROUP / "memory/memory.limit_in_bytes")]
+    return min([total, *[limit for limit in limits if limit]]) / 1024**3
+
+
+def _cpu_quota() -> int:
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        quota = str(_number(CGROUP / "cpu/cpu.cfs_quota_us") or "max")
+        period = str(_number(CGROUP / "cpu/cpu.cfs_period_us") or 100000)
+    return 10**6 if quota == "max" else max(1, int(quota) // int(period))
+
+
+def _number(path: Path) -> int:
+    """A positive number in a cgroup file, else 0."""
+    try:
+        value = int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+    return max(value, 0)
+
+
+def pick_device(wanted: str) -> str:
+    """Resolve ``auto``, and check that what was asked for is there.
+
+    Raises
+    ------
+    models.errors.InputError
+        A CUDA or MPS device was named that torch does not see.
+    """
+    import torch
+
+    from models.errors import InputError
+
+    kind = wanted.split(":")[0]
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if kind == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if kind not in there or not there[kind]:
+        raise InputError(f"--device {wanted}: torch sees no such device; use auto or cpu")
+    number = wanted.partition(":")[2]
+    if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
+        raise InputError(f"--device {wanted}: this machine has {torch.cuda.device_count()} GPUs")
+    return wanted

@@ -1,0 +1,187 @@
+"""Works that a methods section may cite: key to (text, address)."""
+
+_DOI = "https://doi.org/"
+
+REFERENCES: dict[str, tuple[str, str]] = {
+    "avants2008": (
+        "Avants BB, Epstein CL, Grossman M, Gee JC. Symmetric diffeomorphic image registration "
+        "with cross-correlation: evaluating automated labeling of elderly and neurodegenerative "
+        "brain. Medical Image Analysis 2008;12:26–41.",
+        _DOI + "10.1016/j.media.2007.06.004",
+    ),
+    "avants2011": (
+        "Avants BB, Tustison NJ, Song G, Cook PA, Klein A, Gee JC. A reproducible evaluation of "
+        "ANTs similarity metric performance in brain image registration. NeuroImage "
+        "2011;54:2033–2044.",
+        _DOI + "10.1016/j.neuroimage.2010.09.025",
+    ),
+    "bach2015": (
+        "Bach S, Binder A, Montavon G, Klauschen F, Müller KR, Samek W. On pixel-wise "
+        "explanations for non-linear classifier decisions by layer-wise relevance propagation. "
+        "PLoS ONE 2015;10:e0130140.",
+        _DOI + "10.1371/journal.pone.0130140",
+    ),
+    "bach2016": (
+        "Bach S, Binder A, Müller KR, Samek W. Controlling explanatory heatmap resolution and "
+        "semantics via decomposition depth. IEEE International Conference on Image Processing "
+        "2016:2271–2275.",
+        _DOI + "10.1109/ICIP.2016.7532763",
+    ),
+    "boehle2019": (
+        "Böhle M, Eitel F, Weygandt M, Ritter K. Layer-wise relevance propagation for explaining "
+        "deep neural network decisions in MRI-based Alzheimer's disease classification. Frontiers "
+        "in Aging Neuroscience 2019;11:194.",
+        _DOI + "10.3389/fnagi.2019.00194",
+    ),
+    "delong1988": (
+        "DeLong ER, DeLong DM, Clarke-Pearson DL. Comparing the areas under two or more "
+        "correlated receiver operating characteristic curves: a nonparametric approach. "
+        "Biometrics 1988;44:837–845.",
+        _DOI + "10.2307/2531595",
+    ),
+    "eitel2019": (
+        "Eitel F, Soehler E, Bellmann-Strobl J, et al. Uncovering convolutional neural network "
+        "decisions for diagnosing multiple sclerosis on conventional MRI using layer-wise "
+        "relevance propagation. NeuroImage: Clinical 2019;24:102003.",
+        _DOI + "10.1016/j.nicl.2019.102003",
+    ),
+    "fisch2024": (
+        "Fisch L, Zumdick S, Barkhau C, et al. deepbet: fast brain extraction of T1-weighted MRI "
+        "using convolutional neural networks. Computers in Biology and Medicine 2024;179:108845.",
+        _DOI + "10.1016/j.compbiomed.2024.108845",
+    ),
+    "fonov2009": (
+        "Fonov VS, Evans AC, McKinstry RC, Almli CR, Collins DL. Unbiased nonlinear average "
+        "age-appropriate brain templates from birth to adulthood. NeuroImage 2009;47(Suppl "
+        "1):S102.",
+        _DOI + "10.1016/S1053-8119(09)70884-5",
+    ),
+    "fonov2011": (
+        "Fonov V, Evans AC, Botteron K, Almli CR, McKinstry RC, Collins DL. Unbiased average "
+        "age-appropriate atlases for pediatric studies. NeuroImage 2011;54:313–327.",
+        _DOI + "10.1016/j.neuroimage.2010.07.033",
+    ),
+    "freedman1983": (
+        "Freedman D, Lane D. A nonstochastic interpretation of reported significance levels. "
+        "Journal of Business and Economic Statistics 1983;1:292–298.",
+        _DOI + "10.1080/07350015.1983.10509354",
+    ),
+    "gorgolewski2011": (
+        "Gorgolewski K, Burns CD, Madison C, et al. Nipype: a flexible, lightweight and extensible "
+        "neuroimaging data processing framework in Python. Frontiers in Neuroinformatics "
+        "2011;5:13.",
+        _DOI + "10.3389/fninf.2011.00013",
+    ),
+    "gorgolewski2016": (
+        "Gorgolewski KJ, Auer T, Calhoun VD, et al. The brain imaging data structure, a format for "
+        "organizing and describing outputs of neuroimaging experiments. Scientific Data "
+        "2016;3:160044.",
+        _DOI + "10.1038/sdata.2016.44",
+    ),
+    "gorgolewski2017": (
+        "Gorgolewski KJ, Alfaro-Almagro F, Auer T, et al. BIDS apps: improving ease of use, "
+        "accessibility, and reproducibility of neuroimaging data analysis methods. PLoS "
+        "Computational Biology 2017;13:e1005209.",
+        _DOI + "10.1371/journal.pcbi.1005209",
+    ),
+    "harris2020": (
+        "Harris CR, Millman KJ, van der Walt SJ, et al. Array programming with NumPy. Nature "
+        "2020;585:357–362.",
+        _DOI + "10.1038/s41586-020-2649-2",
+    ),
+    "hunter2007": (
+        "Hunter JD. Matplotlib: a 2D graphics environment. Computing in Science and Engineering "
+        "2007;9:90–95.",
+        _DOI + "10.1109/MCSE.2007.55",
+    ),
+    "kingma2015": (
+        "Kingma DP, Ba J. Adam: a method for stochastic optimization. International Conference on "
+        "Learning Representations 2015.",
+        "https://arxiv.org/abs/1412.6980",
+    ),
+    "montavon2017": (
+        "Montavon G, Lapuschkin S, Binder A, Samek W, Müller KR. Explaining nonlinear "
+        "classification decisions with deep Taylor decomposition. Pattern Recognition "
+        "2017;65:211–222.",
+        _DOI + "10.1016/j.patcog.2016.11.008",
+    ),
+    "nichols2002": (
+        "Nichols TE, Holmes AP. Nonparametric permutation tests for functional neuroimaging: a "
+        "primer with examples. Human Brain Mapping 2002;15:1–25.",
+        _DOI + "10.1002/hbm.1058",
+    ),
+    "paszke2019": (
+        "Paszke A, Gross S, Massa F, et al. PyTorch: an imperative style, high-performance deep "
+        "learning library. Advances in Neural Information Processing Systems 2019;32:8024–8035.",
+        "https://arxiv.org/abs/1912.01703",
+    ),
+    "pedregosa2011": (
+        "Pedregosa F, Varoquaux G, Gramfort A, et al. Scikit-learn: machine learning in Python. "
+        "Journal of Machine Learning Research 2011;12:2825–2830.",
+        "https://jmlr.org/papers/v12/pedregosa11a.html",
+    ),
+    "rieke2018": (
+        "Rieke J, Eitel F, Weygandt M, Haynes JD, Ritter K. Visualizing convolutional networks for "
+        "MRI-based diagnosis of Alzheimer's disease. 2018.",
+        "https://arxiv.org/abs/1808.02874",
+    ),
+    "selvaraju2017": (
+        "Selvaraju RR, Cogswell M, Das A, Vedantam R, Parikh D, Batra D. Grad-CAM: visual "
+        "explanations from deep networks via gradient-based localization. IEEE International "
+        "Conference on Computer Vision 2017:618–626.",
+        _DOI + "10.1109/ICCV.2017.74",
+    ),
+    "shrikumar2016": (
+        "Shrikumar A, Greenside P, Shcherbina A, Kundaje A. Not just a black box: learning "
+        "important features through propagating activation differences. 2016.",
+        "https://arxiv.org/abs/1605.01713",
+    ),
+    "simonyan2014": (
+        "Simonyan K, Vedaldi A, Zisserman A. Deep inside convolutional networks: visualising image "
+        "classification models and saliency maps. Workshop at the International Conference on "
+        "Learning Representations 2014.",
+        "https://arxiv.org/abs/1312.6034",
+    ),
+    "smith2019": (
+        "Smith LN, Topin N. Super-convergence: very fast training of neural networks using large "
+        "learning rates. 2019.",
+        "https://arxiv.org/abs/1708.07120",
+    ),
+    "springenberg2015": (
+        "Springenberg JT, Dosovitskiy A, Brox T, Riedmiller M. Striving for simplicity: the all "
+        "convolutional net. Workshop at the International Conference on Learning Representations "
+        "2015.",
+        "https://arxiv.org/abs/1412.6806",
+    ),
+    "tustison2010": (
+        "Tustison NJ, Avants BB, Cook PA, et al. N4ITK: improved N3 bias correction. IEEE "
+        "Transactions on Medical Imaging 2010;29:1310–1320.",
+        _DOI + "10.1109/TMI.2010.2046908",
+    ),
+    "tzourio2002": (
+        "Tzourio-Mazoyer N, Landeau B, Papathanassiou D, et al. Automated anatomical labeling of "
+        "activations in SPM using a macroscopic anatomical parcellation of the MNI MRI "
+        "single-subject brain. NeuroImage 2002;15:273–289.",
+        _DOI + "10.1006/nimg.2001.0978",
+    ),
+    "virtanen2020": (
+        "Virtanen P, Gommers R, Oliphant TE, et al. SciPy 1.0: fundamental algorithms for "
+        "scientific computing in Python. Nature Methods 2020;17:261–272.",
+        _DOI + "10.1038/s41592-019-0686-2",
+    ),
+    "winkler2014": (
+        "Winkler AM, Ridgway GR, Webster MA, Smith SM, Nichols TE. Permutation inference for the "
+        "general linear model. NeuroImage 2014;92:381–397.",
+        _DOI + "10.1016/j.neuroimage.2014.01.060",
+    ),
+    "yarkoni2019": (
+        "Yarkoni T, Markiewicz CJ, de la Vega A, et al. PyBIDS: Python tools for BIDS datasets. "
+        "Journal of Open Source Software 2019;4:1294.",
+        _DOI + "10.21105/joss.01294",
+    ),
+    "zeiler2014": (
+        "Zeiler MD, Fergus R. Visualizing and understanding convolutional networks. European "
+        "Conference on Computer Vision 2014:818–833.",
+        _DOI + "10.1007/978-3-319-10590-1_53",
+    ),
+}

@@ -1,0 +1,381 @@
+"""The methods section of a paper, written from a recipe: only what follows from it."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from bidsapp.report.citations import REFERENCES
+from bidsapp.report.wording import count, listing, number
+
+STAGES = ("preprocessing", "network", "attribution", "statistics")
+_CITE = re.compile(r" ?\[(@[a-z0-9]+(?:; @[a-z0-9]+)*)\]")
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Paragraphs of a methods section.
+
+    Attributes
+    ----------
+    paragraphs
+        (heading, text); citations in the text are written `[@key; @key]`.
+    """
+
+    paragraphs: tuple[tuple[str, str], ...]
+
+    @property
+    def cited(self) -> list[str]:
+        """Keys of the works cited, in order of appearance."""
+        found = (key for _, text in self.paragraphs for key in re.findall(r"@([a-z0-9]+)", text))
+        return list(dict.fromkeys(found))
+
+    def __str__(self) -> str:
+        return self.markdown()
+
+    def markdown(self) -> str:
+        """Whole section with numbered references, as Markdown."""
+        parts = [f"### {title}\n\n{self._numbered(text)}" for title, text in self.paragraphs]
+        entries = [
+            f"{k}. {REFERENCES[key][0]} <{REFERENCES[key][1]}>"
+            for k, key in enumerate(self.cited, 1)
+        ]
+        return "\n\n".join([*parts, "### References\n\n" + "\n".join(entries)]) + "\n"
+
+    def html(self) -> Markup:
+        """Whole section as HTML; its citations lead to `#ref-1`, `#ref-2`, ..."""
+        parts = [
+            Markup("<h3>{}</h3>\n<p>{}</p>").format(title, self._linked(text))
+            for title, text in self.paragraphs
+        ]
+        return Markup("\n").join(parts)
+
+    def references(self) -> list[tuple[str, str]]:
+        """(text, address) of the works cited, in the order of their numbers."""
+        return [REFERENCES[key] for key in self.cited]
+
+    def _places(self, keys: str) -> list[int]:
+        return sorted(self.cited.index(key.strip(" @")) + 1 for key in keys.split(";"))
+
+    def _numbered(self, text: str) -> str:
+        return _CITE.sub(lambda hit: f" [{', '.join(map(str, self._places(hit[1])))}]", text)
+
+    def _linked(self, text: str) -> Markup:
+        def links(hit: re.Match[str]) -> str:
+            numbers = [f'<a href="#ref-{k}">{k}</a>' for k in self._places(hit[1])]
+            return f'&nbsp;<span class="cite">[{", ".join(numbers)}]</span>'
+
+        # Markup is safe: the text is escaped first, and only numbers are put back in.
+        return Markup(_CITE.sub(links, str(escape(text))))
+
+
+def methods_text(
+    recipe: Mapping[str, Any],
+    versions: Mapping[str, str],
+    *,
+    stages: Collection[str] = STAGES,
+) -> Methods:
+    """Describe what a recipe does.
+
+    Parameters
+    ----------
+    recipe
+        Nested tables as in the TOML file. What it does not say is not claimed.
+    versions
+        Software name to version, as recorded in the log of the run.
+    stages
+        Which of `STAGES` have happened; the others are left out.
+    """
+    writers = {
+        "preprocessing": ("Image preprocessing", _preprocessing),
+        "network": ("Classification", _network),
+        "attribution": ("Heatmaps", _attribution),
+        "statistics": ("Statistics", _statistics),
+    }
+    known = {name: text for name, text in versions.items() if text and text != "not installed"}
+    happened = [writers[key] for key in writers if key in stages]
+    texts = [(title, writer(recipe, known)) for title, writer in happened]
+    texts.append(("Software", _software(recipe, known)))
+    return Methods(tuple((title, text) for title, text in texts if text))
+
+
+def _sentences(*parts: str | None) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _version(versions: Mapping[str, str], name: str) -> str:
+    return f" ({name} {versions[name]})" if versions.get(name) else ""
+
+
+# --- preprocessing -------------------------------------------------------------------------------
+
+
+def _preprocessing(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    table = recipe.get("preprocessing") or {}
+    modality = (recipe.get("input") or {}).get("modality")
+    if not table or modality not in (None, "T1w"):
+        return ""
+    return _sentences(
+        "T1-weighted images were oriented to RAS+. The brain was extracted with deepbet "
+        f"[@fisch2024]{_version(versions, 'deepbet')}, except where an image came without its "
+        "skull. Intensity non-uniformity was corrected with N4 [@tustison2010]"
+        f"{_version(versions, 'antspyx')}.",
+        _registration(table.get("registration")),
+        _grid(table),
+        _intensity(table.get("intensity")),
+    )
+
+
+def _registration(kind: str | None) -> str | None:
+    template = "the MNI152NLin2009cAsym template [@fonov2009; @fonov2011]"
+    return {
+        "nonlinear": f"Brains were registered to {template} with ANTs [@avants2011]: an affine "
+        "transform, then a symmetric diffeomorphic one (SyN) [@avants2008].",
+        "linear": f"Brains were registered to {template} with an affine transform of ANTs "
+        "[@avants2011].",
+        "none": "Images were not registered to a template.",
+    }.get(kind or "")
+
+
+def _grid(table: Mapping[str, Any]) -> str | None:
+    stored, seen = table.get("resolution_mm"), table.get("grid")
+    parts = [
+        f"Registered images were stored at {number(stored)} mm" if stored else "",
+        f"the network saw them on the grid “{seen}”" if seen else "",
+    ]
+    joined = "; ".join(part for part in parts if part)
+    return f"{joined[0].upper()}{joined[1:]}." if joined else None
+
+
+def _intensity(kind: str | None) -> str | None:
+    return {
+        "max": "Each image was divided by its own maximum.",
+        "zscore": "Each image was scaled to zero mean and unit variance.",
+    }.get(kind or "")
+
+
+# --- network and training ------------------------------------------------------------------------
+
+_NETWORKS = {
+    "boehle2019": "The classifier was the 3D convolutional network of Böhle et al. [@boehle2019]: "
+    "four blocks of convolution, batch normalisation, ReLU and max-pooling, and two fully "
+    "connected layers.",
+    "rieke2018": "The classifier was the 3D convolutional network of Rieke et al. [@rieke2018].",
+    "eitel2019": "The classifier was the 3D convolutional network of Eitel et al. [@eitel2019].",
+    "demo": "The classifier was a small 3D convolutional network (four blocks of convolution, "
+    "batch normalisation, ReLU and max-pooling, and two fully connected layers) made for "
+    "demonstration; it reproduces no publication.",
+}
+
+
+def _network(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    name = (recipe.get("network") or {}).get("name")
+    if not name:
+        return ""
+    training = recipe.get("training") or {}
+    protocol = {**training, **(training.get("protocol") or {})}
+    return _sentences(
+        _NETWORKS.get(name, f"The classifier was the network named “{name}”."),
+        _task(recipe.get("cohort") or {}),
+        _optimiser(protocol, versions),
+        _stopping(protocol),
+        _augmentation({**protocol, **(protocol.get("augmentation") or {})}),
+        _split(training),
+        "Intervals are exact (Clopper-Pearson) for accuracy, sensitivity and specificity, normal "
+        "for balanced accuracy, and DeLong’s [@delong1988] for the area under the ROC curve.",
+    )
+
+
+def _task(cohort: Mapping[str, Any]) -> str | None:
+    positive, negative = cohort.get("positive"), cohort.get("negative")
+    return f"It was trained to tell {positive} from {negative}." if positive and negative else None
+
+
+def _optimiser(training: Mapping[str, Any], versions: Mapping[str, str]) -> str | None:
+    facts = [
+        f"{label} {number(training[key])}"
+        for key, label in (
+            ("learning_rate", "learning rate"),
+            ("weight_decay", "L2 penalty"),
+            ("batch_size", "batch size"),
+        )
+        if training.get(key) is not None
+    ]
+    if not facts:
+        return None
+    cycle = ", one-cycle schedule [@smith2019]" if training.get("schedule") == "onecycle" else ""
+    return (
+        f"Training used Adam [@kingma2015] ({', '.join(facts)}{cycle}) in PyTorch [@paszke2019]"
+        f"{_version(versions, 'torch')}."
+    )
+
+
+def _stopping(training: Mapping[str, Any]) -> str | None:
+    epochs, patience = training.get("epochs"), training.get("patience")
+    kept = {
+        "validation_balanced_accuracy": "the epoch with the best validation balanced accuracy",
+        "validation_loss": "the epoch with the lowest validation loss",
+        "last": "the last epoch",
+    }.get(str(training.get("select")))
+    early = f", stopping after {patience} epochs without improvement" if patience else ""
+    length = f"Training ran for at most {epochs} epochs{early}" if epochs else ""
+    keeping = f"the weights of {kept} were kept" if kept else ""
+    joined = "; ".join(part for part in (length, keeping) if part)
+    return f"{joined[0].upper()}{joined[1:]}." if joined else None
+
+
+def _augmentation(table: Mapping[str, Any]) -> str | None:
+    done = []
+    if table.get("flip_probability"):
+        done.append(f"mirrored left to right with probability {number(table['flip_probability'])}")
+    if table.get("shift_voxels"):
+        names = table.get("shift_axes") or ()
+        axes = "axis" if len(names) == 1 else "axes"
+        along = f" along the {listing(names)} {axes}" if names else ""
+        done.append(f"shifted by up to {count(table['shift_voxels'], 'voxel')}{along}")
+    return f"Training images were {' and '.join(done)}." if done else None
+
+
+def _split(training: Mapping[str, Any]) -> str | None:
+    folds, repeats = training.get("folds"), training.get("repeats") or 1
+    people = "All images of one person lay on the same side of every split."
+    if training.get("split") == "holdout" or training.get("test_share"):
+        share = training.get("test_share")
+        size = f" ({100 * share:.0f} % of them)" if share else ""
+        return f"Performance was measured in people held out for testing{size}. {people}"
+    if not folds:
+        return None
+    again = f", repeated {repeats} times," if repeats > 1 else ""
+    return (
+        f"Performance was measured by {folds}-fold cross-validation{again} stratified by class. "
+        f"{people} Every prediction comes from networks that had not seen the person, neither in "
+        "training nor in validation."
+    )
+
+
+# --- heatmaps ------------------------------------------------------------------------------------
+
+
+def _attribution(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    entries = recipe.get("attribution") or []
+    entries = [entries] if isinstance(entries, Mapping) else entries
+    said = [_method(entry) for entry in entries if entry.get("method")]
+    atlas = (recipe.get("regions") or {}).get("atlas")
+    if not said:
+        return ""
+    return _sentences(
+        f"Heatmaps were computed with {'; '.join(said)}.",
+        "People who had taken part in training were explained only by networks that had not seen "
+        "them.",
+        f"Relevance was summarised per region of the {_atlas(atlas)}." if atlas else None,
+    )
+
+
+def _atlas(name: str) -> str:
+    return (
+        "Automated Anatomical Labeling atlas (AAL) [@tzourio2002]"
+        if name == "AAL"
+        else (f"atlas “{name}”")
+    )
+
+
+def _method(entry: Mapping[str, Any]) -> str:
+    method = str(entry["method"])
+    start = entry.get("start")
+    begun = f", starting from the class’s {start}" if start in ("probability", "logit") else ""
+    if method == "lrp_epsilon":
+        epsilon = entry.get("epsilon")
+        value = f" with epsilon {number(epsilon)}" if epsilon is not None else ""
+        return f"layer-wise relevance propagation [@bach2015], epsilon rule{value}{begun}"
+    if method == "lrp_alpha_beta":
+        return f"{_alpha_beta(entry)}{begun}"
+    return {
+        "saliency": f"saliency [@simonyan2014]{_form(entry.get('form'))}",
+        "input_x_gradient": "input times gradient [@shrikumar2016]",
+        "guided_backprop": "guided backpropagation [@springenberg2015]",
+        "grad_cam": "Grad-CAM [@selvaraju2017]",
+        "deep_taylor": "deep Taylor decomposition [@montavon2017]",
+        "occlusion": "occlusion [@zeiler2014]",
+    }.get(method, f"the method “{method}”")
+
+
+def _form(form: Any) -> str:
+    return {
+        "abs": ", the absolute value of the gradient",
+        "square": ", the square of the gradient",
+        "signed": ", the signed gradient",
+    }.get(str(form), "")
+
+
+def _alpha_beta(entry: Mapping[str, Any]) -> str:
+    beta = entry.get("beta")
+    if beta is None:
+        alpha = entry.get("alpha")
+        beta = alpha - 1 if isinstance(alpha, int | float) else None
+    value = f" with alpha {number(1 + beta)} and beta {number(beta)}" if beta is not None else ""
+    rule = f"alpha-beta rule{value}"
+    if entry.get("input_layer") == "flat":
+        rule += ", flat rule in the first layer [@bach2016]"
+    return f"layer-wise relevance propagation [@bach2015; @boehle2019], {rule}"
+
+
+# --- statistics and software ---------------------------------------------------------------------
+
+
+def _statistics(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    table = recipe.get("statistics") or {}
+    cohort = recipe.get("cohort") or {}
+    if not table.get("permutations"):
+        return ""
+    smoothing, alpha = table.get("smoothing_fwhm_mm"), table.get("alpha")
+    covariates = cohort.get("covariates") or []
+    names = "covariate" if len(covariates) == 1 else "covariates"
+    with_covariates = f", with {listing(covariates)} as {names}" if covariates else ""
+    cluster = table.get("min_cluster_mm3")
+    smoothed = f"after smoothing with a Gaussian of {number(smoothing)} mm FWHM"
+    return _sentences(
+        "Groups were compared voxel by voxel in a linear model"
+        f"{with_covariates}{', ' + smoothed if smoothing else ''}{_tested(table.get('maps'))}.",
+        f"Two-sided p-values come from {table['permutations']} permutations by the method of "
+        "Freedman and Lane [@freedman1983; @winkler2014] and are corrected for the family-wise "
+        "error by the distribution of the largest statistic [@nichols2002]"
+        f"{f', at a level of {number(alpha)}' if alpha is not None else ''}.",
+        f"Clusters below {number(cluster)} mm³ were left out of the thresholded maps."
+        if cluster
+        else None,
+    )
+
+
+def _tested(maps: Any) -> str:
+    if not isinstance(maps, list | tuple) or not maps:
+        return ""
+    names = ["the registered images" if one == "image" else f"the heatmaps “{one}”" for one in maps]
+    return f"; this was done for {listing(names)}"
+
+
+_CITED_SOFTWARE = {
+    "nipype": ("Nipype", "gorgolewski2011"),
+    "pybids": ("PyBIDS", "yarkoni2019"),
+    "numpy": ("NumPy", "harris2020"),
+    "scipy": ("SciPy", "virtanen2020"),
+    "scikit-learn": ("scikit-learn", "pedregosa2011"),
+    "matplotlib": ("Matplotlib", "hunter2007"),
+}
+
+
+def _software(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    own = versions.get("brainwhy") or versions.get("BrainWhy")
+    name = recipe.get("name")
+    used = [
+        f"{title} {versions[key]} [@{cite}]"
+        for key, (title, cite) in _CITED_SOFTWARE.items()
+        if versions.get(key)
+    ]
+    return _sentences(
+        f"The analysis was run with BrainWhy{f' {own}' if own else ''}"
+        f"{f', recipe “{name}”' if name else ''}, a BIDS App [@gorgolewski2017] on data organised "
+        "by the Brain Imaging Data Structure [@gorgolewski2016].",
+        f"It builds on {listing(used, limit=20)}." if used else None,
+    )

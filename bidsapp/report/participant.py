@@ -1,0 +1,364 @@
+"""The page of one participant."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bidsapp.report import heatmaps, notes, performance, wording
+from bidsapp.report.methods import methods_text
+from bidsapp.report.page import HEATMAPS, Statement, Table, write
+from bidsapp.report.shelf import Item, Picture, Shelf
+
+_SCAN = ("ses", "acq", "run")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Preprocessing of one image."""
+
+    title: str
+    flags: list[str]
+    numbers: list[Table]
+    pictures: list[Picture]
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the networks said about one image."""
+
+    title: str
+    probability: float | None
+    target: str
+    sentences: list[str]
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """One map with everything that is known about it."""
+
+    title: str
+    anchor: str
+    meaning: str
+    picture: Picture | None
+    facts: list[tuple[str, str]]
+    ledger: list[tuple[str, str, str]]
+    balance: str
+    regions: Table | None
+    warnings: list[str]
+
+
+def participant_page(output_dir: Path, participant: str) -> Path:
+    """Write the page of a participant from the derivatives on disk.
+
+    Parameters
+    ----------
+    output_dir
+        The derivatives folder.
+    participant
+        Label, with or without `sub-`.
+
+    Returns
+    -------
+    Path
+        `<output_dir>/sub-<label>.html`, one self-contained file. What the derivatives lack is
+        named on the page; nothing missing stops it.
+    """
+    shelf = Shelf(Path(output_dir))
+    label = participant.removeprefix("sub-")
+    log_name = f"participant-{label}"
+    log = shelf.log(log_name) or shelf.log(f"participant-sub-{label}")
+    row = _identity(shelf, label)
+    scans = _scans(shelf, label)
+    maps = _heatmaps(shelf, label)
+    recipe = notes.recipe(shelf, log, _model(shelf, label))
+    predictions = _predictions(shelf, label, row, recipe)
+    alarm = _alarm(shelf, label)
+    methods = methods_text(recipe, notes.versions(shelf, log), stages=_stages(predictions, maps))
+    found = notes.gather(shelf, {f"logs/{log_name}.json": log}, f"sub-{label}/**/*.json")
+    return write(
+        "participant.html.j2",
+        shelf.root / f"sub-{label}.html",
+        title=f"sub-{label}",
+        identity=[(wording.title(key), wording.words(value)) for key, value in row.items()],
+        run=_run(log),
+        statements=_statements(scans, predictions, maps, found, alarm),
+        scans=scans,
+        predictions=predictions,
+        heatmaps=maps,
+        has_group=(shelf.root / "group.html").is_file(),
+        notes=found,
+        troubles=shelf.troubles,
+        logged=bool(log),
+        methods=methods if recipe else None,
+        versions=notes.versions(shelf, log),
+        caution=alarm or HEATMAPS,
+        alarmed=alarm is not None,
+    )
+
+
+def _identity(shelf: Shelf, label: str) -> dict[str, Any]:
+    people = shelf.table(shelf.root / "participants.tsv")
+    if "participant_id" not in people:
+        return {}
+    rows = people[people["participant_id"].isin([label, f"sub-{label}"])]
+    if rows.empty:
+        return {}
+    row = rows.iloc[0].drop("participant_id")
+    return {str(key): None if pd.isna(value) else value for key, value in row.items()}
+
+
+def _run(log: Mapping[str, Any]) -> list[tuple[str, str]]:
+    command = log.get("Command")
+    return [
+        ("Command", " ".join(map(str, command)) if isinstance(command, list) else ""),
+        ("Started", str(log.get("StartTime") or "")),
+        ("Ended", str(log.get("EndTime") or "")),
+    ]
+
+
+def _model(shelf: Shelf, label: str) -> str | None:
+    found = shelf.find(f"sub-{label}/**/*_predictions.tsv")
+    return found[0]["model"] if found else None
+
+
+def _stages(predictions: list[Prediction], maps: list[Heatmap]) -> list[str]:
+    happened = {"preprocessing": True, "network": bool(predictions), "attribution": bool(maps)}
+    return [stage for stage, done in happened.items() if done]
+
+
+def _alarm(shelf: Shelf, label: str) -> str | None:
+    """Warn where a model that answered here is known not to beat chance."""
+    models = dict.fromkeys(one["model"] for one in shelf.find(f"sub-{label}/**/*_predictions.tsv"))
+    alarms = {one: performance.alarm(performance.stored(shelf, one)) for one in models if one}
+    said = [f"Model {model}: {text}" for model, text in alarms.items() if text]
+    return " ".join(said) or None
+
+
+# --- preprocessing -------------------------------------------------------------------------------
+
+
+def _scan_title(found: Item) -> str:
+    names = {"ses": "Session", "acq": "Acquisition", "run": "Run"}
+    parts = [f"{names[key]} {found[key]}" for key in _SCAN if found[key]]
+    return ", ".join(parts) or "The scan"
+
+
+def _scans(shelf: Shelf, label: str) -> list[Scan]:
+    tables = shelf.find(f"sub-{label}/**/*_qc.tsv")
+    pictures = [
+        one for one in shelf.find(f"sub-{label}/figures/*.png") if one["desc"] and not one["method"]
+    ]
+    firsts: dict[str, Item] = {}
+    for one in [*tables, *pictures]:
+        firsts.setdefault(_scan_title(one), one)
+    return [
+        _scan(
+            shelf,
+            title,
+            [t for t in tables if t.agrees(first, _SCAN)],
+            [p for p in pictures if p.agrees(first, _SCAN)],
+        )
+        for title, first in firsts.items()
+    ]
+
+
+def _scan(shelf: Shelf, title: str, tables: list[Item], figures: list[Item]) -> Scan:
+    rows = [(one["desc"], shelf.table(one.path)) for one in tables]
+    known = [(kind, table.iloc[0]) for kind, table in rows if len(table)]
+    numbers = [_numbers(kind if len(known) > 1 else "", row) for kind, row in known]
+    shown = [(one["desc"], _qc_picture(shelf, one)) for one in figures]
+    lacking = {"mask": "the picture of the brain mask", "registration": "that of the registration"}
+    missing = [
+        words
+        for start, words in lacking.items()
+        if not any(desc.startswith(start) and picture for desc, picture in shown)
+    ]
+    return Scan(
+        title,
+        list(dict.fromkeys(flag for _, row in known for flag in wording.flags(row.get("flags")))),
+        numbers,
+        [picture for _, picture in shown if picture],
+        missing + ([] if numbers else ["the table of quality numbers"]),
+    )
+
+
+def _numbers(kind: str, row: pd.Series) -> Table:
+    values = row.drop(["participant_id", "session_id", "flags"], errors="ignore")
+    rows = [[wording.title(str(key)), wording.number(value)] for key, value in values.items()]
+    variant = f", registration {kind}" if kind else ""
+    return Table(f"Quality numbers{variant}", ["Measure", "Value"], rows, [False, True])
+
+
+def _qc_picture(shelf: Shelf, found: Item) -> Picture | None:
+    captions = {
+        "mask": "Outline of the brain mask on the image. It should hug the brain: no skull or eyes "
+        "inside, no cortex outside.",
+        "registration": "Edges of the template on the registered image. They should follow the "
+        "outer border, the ventricles and the folds.",
+    }
+    alt = {
+        "mask": "Rows of brain slices with the outline of the brain mask",
+        "registration": "Rows of brain slices with the edges of the template",
+    }
+    what = next((one for one in captions if found["desc"].startswith(one)), "")
+    return shelf.picture(
+        found,
+        alt.get(what, f"Quality picture: {found['desc']}"),
+        captions.get(what, found["desc"]),
+    )
+
+
+# --- prediction ----------------------------------------------------------------------------------
+
+
+def _predictions(
+    shelf: Shelf, label: str, identity: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> list[Prediction]:
+    cohort = recipe.get("cohort") or {}
+    truth = identity.get(str(cohort.get("target", "")))
+    return [
+        _prediction(found, row, truth)
+        for found in shelf.find(f"sub-{label}/**/*_predictions.tsv")
+        for row in shelf.table(found.path).to_dict("records")
+    ]
+
+
+def _prediction(found: Item, row: Mapping[str, Any], truth: Any) -> Prediction:
+    target = str(_known(row, "target") or "the class explained")
+    probability, answer = wording.mean(_known(row, "probability")), _known(row, "predicted")
+    sentences = []
+    if probability is not None:
+        sentences.append(f"The probability of {target} is {probability:.2f}.")
+    if answer is not None:
+        sentences.append(f"The network’s answer is {answer}.")
+    if truth is not None:
+        right = (
+            ""
+            if answer is None
+            else ", which agrees"
+            if str(truth) == answer
+            else (": the answer disagrees")
+        )
+        sentences.append(f"The label in participants.tsv is {truth}{right}.")
+    sentences.append(_ensemble(_known(row, "n_models"), _known(row, "out_of_fold")))
+    session = f", {_scan_title(found).lower()}" if any(found[key] for key in _SCAN) else ""
+    return Prediction(f"Model {found['model']}{session}", probability, target, sentences)
+
+
+def _known(row: Mapping[str, Any], key: str) -> Any:
+    value = row.get(key)
+    return None if value is None or (not isinstance(value, str) and pd.isna(value)) else value
+
+
+def _ensemble(models: Any, out_of_fold: Any) -> str:
+    how_many = "An unrecorded number of networks"
+    if models is not None:
+        how_many = wording.count(int(models), "network")
+    if out_of_fold is None:
+        return f"{how_many} answered; whether they had seen this person was not recorded."
+    if str(out_of_fold).lower() == "true":
+        return (
+            f"{how_many} answered, none of which had seen this person in training or validation "
+            "(out of fold)."
+        )
+    return (
+        f"{how_many} answered together: the whole ensemble, as this person was not in the training "
+        "cohort."
+    )
+
+
+# --- heatmaps ------------------------------------------------------------------------------------
+
+
+def _heatmaps(shelf: Shelf, label: str) -> list[Heatmap]:
+    """Every map that left an image, a picture or a region table."""
+    images = shelf.find(f"sub-{label}/**/*_heatmap.nii.gz")
+    pictures = shelf.find(f"sub-{label}/figures/*_heatmap.png")
+    regions = shelf.find(f"sub-{label}/**/*_heatmap.tsv")
+    firsts: dict[tuple[str, ...], Item] = {}
+    for one in [*images, *pictures, *regions]:
+        firsts.setdefault(tuple(one[key] for key in heatmaps.SAME_MAP), one)
+    return [
+        _heatmap(shelf, one, _same(one, images), _same(one, pictures), _same(one, regions))
+        for one in firsts.values()
+    ]
+
+
+def _same(one: Item, candidates: list[Item]) -> Item | None:
+    return next((other for other in candidates if other.agrees(one, heatmaps.SAME_MAP)), None)
+
+
+def _heatmap(
+    shelf: Shelf, any_of: Item, image: Item | None, picture: Item | None, regions: Item | None
+) -> Heatmap:
+    sidecar = shelf.sidecar(image) if image else {}
+    method = str(sidecar.get("Method") or any_of["method"])
+    explained = str(sidecar.get("ExplainedClass") or any_of["target"])
+    where = f" · {_scan_title(any_of).lower()}" if any(any_of[key] for key in _SCAN) else ""
+    model = f" · model {any_of['model']}"
+    title = f"{wording.method_name(method)}: evidence for {explained}"
+    books, balance = wording.ledger(sidecar)
+    table = shelf.table(regions.path) if regions else pd.DataFrame()
+    return Heatmap(
+        title=title + where + model,
+        anchor="map-" + "-".join(value for value in any_of.entities.values() if value),
+        meaning=wording.method_meaning(method),
+        picture=_map_picture(shelf, picture, title) if picture else None,
+        facts=heatmaps.facts(sidecar, method),
+        ledger=books,
+        balance=balance,
+        regions=heatmaps.region_table(
+            table, [], regions["atlas"] if regions else "", wording.method_name(method)
+        ),
+        warnings=[str(one) for one in sidecar.get("Warnings") or []],
+    )
+
+
+def _map_picture(shelf: Shelf, found: Item, title: str) -> Picture | None:
+    caption = (
+        "Axial, coronal and sagittal slices; left of the brain on the left (letters L and R), "
+        "coordinates in mm of the template."
+    )
+    return shelf.picture(found, f"Heatmap over brain slices. {title}", caption)
+
+
+# --- summary -------------------------------------------------------------------------------------
+
+
+def _statements(
+    scans: list[Scan],
+    predictions: list[Prediction],
+    maps: list[Heatmap],
+    found: notes.Notes,
+    alarm: str | None,
+) -> list[Statement]:
+    said = [_quality(scans)]
+    said += [Statement(f"{one.title}: {' '.join(one.sentences)}") for one in predictions]
+    if alarm:
+        said.append(Statement(alarm, "attention"))
+    elif maps:
+        said.append(Statement(HEATMAPS))
+    if found.failures:
+        steps = wording.count(len(found.failures), "step")
+        said.append(Statement(f"{steps} failed; see Warnings and failures.", "attention"))
+    elif found.warnings:
+        said.append(
+            Statement(f"The run gave {wording.count(len(found.warnings), 'warning')}.", "attention")
+        )
+    return said
+
+
+def _quality(scans: list[Scan]) -> Statement:
+    if not any(scan.numbers for scan in scans):
+        return Statement("No quality numbers of the preprocessing were found.", "attention")
+    flagged = [f"{scan.title.lower()}: {'; '.join(scan.flags)}" for scan in scans if scan.flags]
+    if flagged:
+        return Statement(
+            f"Look at the preprocessing first. {' · '.join(flagged).capitalize()}.", "attention"
+        )
+    images = wording.count(len(scans), "image")
+    return Statement(f"Preprocessing: nothing was flagged ({images}).", "good")

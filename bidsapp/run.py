@@ -1,0 +1,466 @@
+"""The story of one run: index, check, preprocess, explain, train, test, report."""
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from nipype.pipeline import engine as pe
+
+from bidsapp import __version__
+from bidsapp.cohort import CohortTable, build_cohort
+from bidsapp.settings import Settings
+from models.errors import InputError
+from models.grids import full_grid
+from models.training.splits import split_people
+from pipelines.derivatives import (
+    SPACE,
+    label,
+    relative_path,
+    write_dataset,
+    write_json,
+    write_table,
+    write_text,
+)
+from pipelines.execution import Failure, Resources, run_workflow
+from pipelines.explain import init_explain_wf
+from pipelines.group import Study, init_group_wf
+from pipelines.inputs import (
+    Scan,
+    check_dataset,
+    choose_participants,
+    find_scans,
+)
+from pipelines.participant import init_participant_wf
+from pipelines.preprocess.t1w import T1wOptions, is_done, t1w_paths
+from pipelines.stored_models import StoredModel, choose_model
+
+DONE, FAILED = 0, 1
+PACKAGES = (
+    "antspyx deepbet nibabel nilearn nipype numpy pandas pybids scikit-learn scipy torch"
+).split()
+
+
+def run(settings: Settings) -> int:
+    """Do what was asked, level by level.
+
+    Returns
+    -------
+    int
+        0 when everything was done, 1 when something failed and the rest was done.
+
+    Raises
+    ------
+    models.errors.InputError
+        Nothing can be run at all.
+    """
+    if settings.clean_workdir and settings.work_dir.exists():
+        shutil.rmtree(settings.work_dir)
+    failed = False
+    for level in settings.levels:
+        step: Callable[[Settings], bool] = {"participant": participant, "group": group}[level]
+        failed |= step(settings)
+    return FAILED if failed else DONE
+
+
+@dataclass
+class Diary:
+    """What a run has to say about itself: warnings and failures, for the pages and the log."""
+
+    settings: Settings
+    warnings: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def warn(self, sentence: str) -> None:
+        """Say it now, and keep it for the report."""
+        tell(f"warning: {sentence}")
+        self.warnings.append(sentence)
+
+    def fail(self, failures: Sequence[Failure]) -> None:
+        """Say what failed, in a sentence each."""
+        for failure in failures:
+            who = f"{failure.participant}: " if failure.participant else ""
+            tell(f"failed: {who}{failure.message} (details: {failure.crash_file})")
+        self.failures += failures
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Versions of what computed the results."""
+        return {"brainwhy": __version__, "python": sys.version.split()[0]} | {
+            name: _version(name) for name in PACKAGES
+        }
+
+    def write(self, path: Path, about: str = "") -> None:
+        """Write the log that the pages read; ``about`` keeps one participant's part."""
+        mine = [w for w in self.warnings if not about or w.startswith(about)]
+        failures = [f for f in self.failures if not about or f.participant == about]
+        write_json(
+            path,
+            {
+                "Command": list(self.settings.command),
+                "StartTime": self.started.isoformat(timespec="seconds"),
+                "EndTime": datetime.now(UTC).isoformat(timespec="seconds"),
+                "Versions": self.versions,
+                "Recipe": self.settings.recipe.as_dict(),
+                "Device": self.settings.device,
+                "RandomSeed": self.settings.seed,
+                "Warnings": mine,
+                "Failures": [
+                    {
+                        "Participant": failure.participant,
+                        "Node": failure.node,
+                        "Message": failure.message,
+                        "CrashFile": str(failure.crash_file),
+                    }
+                    for failure in failures
+                ],
+            },
+        )
+
+
+def tell(sentence: str) -> None:
+    """One line for the person who waits."""
+    sys.stderr.write(f"brainwhy: {sentence}\n")
+    sys.stderr.flush()
+
+
+# --- participant level ---------------------------------------------------------------------------
+
+
+def participant(settings: Settings) -> bool:
+    """Preprocess and, with a stored model, explain. Returns whether anything failed."""
+    diary = Diary(settings)
+    check_dataset(settings.bids_dir)
+    people = choose_participants(settings.bids_dir, settings.participants)
+    scans = _scans(settings, people, diary)
+    options = t1w_options(settings)
+    model = choose_model(settings.output_dir, settings.model)
+    if settings.dry_run:
+        return _dry_run(settings, scans, options, model)
+    if settings.boilerplate_only:
+        return _boilerplate(settings, diary)
+    write_dataset(
+        settings.output_dir, settings.bids_dir, __version__, settings.dataset_links or None
+    )
+    with ExitStack() as locks:
+        for person in people:
+            locks.enter_context(_lock(settings.work_dir, person))
+        if not settings.reports_only:
+            _preprocess(settings, scans, options, diary)
+            if model is not None:
+                _explain(settings, scans, options, model, diary)
+        for person in people:
+            diary.write(settings.output_dir / f"logs/participant-{person}.json", f"sub-{person}")
+        _participant_pages(settings.output_dir, people)
+    return bool(diary.failures)
+
+
+def _scans(settings: Settings, people: Sequence[str], diary: Diary) -> list[Scan]:
+    modality = settings.recipe.input.modality
+    scans, warnings = find_scans(
+        settings.bids_dir, people, modality, sessions=settings.sessions, filters=settings.filters
+    )
+    for sentence in warnings:
+        diary.warn(sentence)
+    if not scans:
+        asked = f" in session {', '.join(settings.sessions)}" if settings.sessions else ""
+        raise InputError(
+            f"{settings.bids_dir}: no {modality} image of "
+            f"{', '.join(f'sub-{p}' for p in people[:5])}{' ...' if len(people) > 5 else ''}{asked}; "
+            "check --participant-label, --session-label and --bids-filter-file"
+        )
+    for person in sorted(set(people) - {scan.participant for scan in scans}):
+        diary.warn(f"sub-{person}: has no {modality} image; skipped")
+    return scans
+
+
+def t1w_options(settings: Settings) -> T1wOptions:
+    """The recipe's preprocessing as the workflow wants it."""
+    chosen = settings.recipe.preprocessing
+    return T1wOptions(chosen.registration, chosen.resolution_mm, settings.seed + 1)
+
+
+def _preprocess(
+    settings: Settings, scans: Sequence[Scan], options: T1wOptions, diary: Diary
+) -> None:
+    todo = [s for s in scans if settings.force or not is_done(settings.output_dir, s, options)]
+    if len(todo) < len(scans):
+        tell(f"{len(scans) - len(todo)} of {len(scans)} scans are already preprocessed")
+    if not todo:
+        return
+    workflow = init_participant_wf(
+        scans=todo,
+        output_dir=settings.output_dir,
+        work_dir=settings.work_dir,
+        options=options,
+        device=settings.device,
+    )
+    if settings.force:
+        for scan in todo:
+            shutil.rmtree(
+                settings.work_dir / "participant" / f"sub_{scan.participant}", ignore_errors=True
+            )
+    diary.fail(execute(workflow, settings, "preprocess"))
+
+
+def _explain(
+    settings: Settings,
+    scans: Sequence[Scan],
+    options: T1wOptions,
+    model: StoredModel,
+    diary: Diary,
+) -> None:
+    ready = [
+        (scan, settings.output_dir / t1w_paths(scan, options)["registered"])
+        for scan in scans
+        if is_done(settings.output_dir, scan, options)
+    ]
+    _check_model_fits(settings, model)
+    for person in sorted({scan.participant for scan, _ in ready}):
+        if not model.unseen_folds(person)[0]:
+            diary.warn(
+                f"sub-{person}: every fold of model {model.name} was trained with this person; "
+                "not explained"
+            )
+    workflow = init_explain_wf(
+        scans=ready,
+        model=model,
+        output_dir=settings.output_dir,
+        work_dir=settings.work_dir,
+        device=settings.device,
+    )
+    if workflow.list_node_names():
+        diary.fail(execute(workflow, settings, f"explain with {model.name}"))
+
+
+def _check_model_fits(settings: Settings, model: StoredModel) -> None:
+    theirs = model.card["Recipe"]["preprocessing"]
+    ours = asdict(settings.recipe.preprocessing)
+    for key in ("registration", "resolution_mm"):
+        if theirs[key] != ours[key]:
+            raise InputError(
+                f"model {model.name} was trained on images with {key} = {theirs[key]}, this run "
+                f"makes {ours[key]}: give --recipe {model.card['Recipe']['name']}, or choose "
+                "another --model"
+            )
+
+
+def _lock(work_dir: Path, person: str) -> FileLock:
+    """Lock of one participant: the same person twice at once would break the work dir."""
+    folder = work_dir / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"sub-{person}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell(f"sub-{person} is being processed by another run: waiting for it")
+        lock.acquire()
+    return lock
+
+
+# --- group level ---------------------------------------------------------------------------------
+
+
+def group(settings: Settings) -> bool:
+    """Train, explain out of fold, test, report. Returns whether anything failed."""
+    diary = Diary(settings)
+    name = label(settings.recipe.name)
+    if settings.reports_only:
+        _group_pages(settings.output_dir, name)
+        return False
+    if settings.boilerplate_only:
+        return _boilerplate(settings, diary)
+    cohort = _cohort(settings)
+    for sentence in cohort.warnings:
+        diary.warn(sentence)
+    splits = _splits(settings, cohort)
+    _say_group(settings, cohort, len(splits))
+    if settings.dry_run:
+        return False
+    table = settings.work_dir / f"cohort_{name}.tsv"
+    write_table(table, cohort.rows)
+    study = _study(settings, name)
+    card = study.card(settings.recipe.as_dict(), diary.versions, len(splits))
+    card["StoredResolution"] = full_grid(settings.recipe.preprocessing.resolution_mm).name
+    workflow = init_group_wf(
+        study=study,
+        cohort=table,
+        splits=splits,
+        card=card,
+        output_dir=settings.output_dir,
+        work_dir=settings.work_dir,
+        device=settings.device,
+        force=settings.force,
+    )
+    with _lock(settings.work_dir, f"group-{name}"):
+        if settings.force:
+            shutil.rmtree(settings.work_dir / f"group_{name}", ignore_errors=True)
+        diary.fail(execute(workflow, settings, "group"))
+        write_quality(settings.output_dir)
+        diary.write(settings.output_dir / "logs/group.json")
+        _group_pages(settings.output_dir, name)
+    return bool(diary.failures)
+
+
+def _cohort(settings: Settings) -> CohortTable:
+    options = settings.recipe.preprocessing
+    return build_cohort(
+        settings.output_dir, _registered(settings), settings.recipe.cohort, settings.participants
+    ) if _registered(settings) else _refuse(settings, options.registration)
+
+
+def _registered(settings: Settings) -> dict[tuple[str, str], Path]:
+    """Images of the recipe's registration on disk, by participant and session."""
+    options = settings.recipe.preprocessing
+    pattern = relative_path(
+        "T1w",
+        ".nii.gz",
+        {
+            "sub": "*",
+            "space": SPACE,
+            "res": full_grid(options.resolution_mm).name,
+            "desc": f"preproc{options.registration.capitalize()}",
+        },
+    ).rsplit("/", 1)[-1]
+    found = {}
+    for path in sorted(settings.output_dir.glob(f"sub-*/**/anat/{pattern}")):
+        parts = dict(part.split("-", 1) for part in path.name.split("_") if "-" in part)
+        found[parts["sub"], parts.get("ses", "")] = path
+    return found
+
+
+def _refuse(settings: Settings, registration: str) -> CohortTable:
+    raise InputError(
+        f"{settings.output_dir}: no T1w image with {registration} registration at "
+        f"{settings.recipe.preprocessing.resolution_mm:g} mm; make them first:\n"
+        f"    brainwhy BIDS_DIR {settings.output_dir} participant --recipe {settings.recipe.name}"
+    )
+
+
+def _splits(settings: Settings, cohort: CohortTable) -> list[Any]:
+    training = settings.recipe.training
+    return split_people(
+        cohort.labels,
+        folds=training.folds if training.split == "kfold" else 1,
+        repeats=training.repeats,
+        validation_share=training.validation_share,
+        test_share=training.test_share if training.split == "holdout" else None,
+        seed=settings.seed,
+    )
+
+
+def _study(settings: Settings, name: str) -> Study:
+    recipe = settings.recipe
+    grid = recipe.preprocessing.network_grid
+    return Study(
+        model=name,
+        classes=(recipe.cohort.negative, recipe.cohort.positive),
+        grid=asdict(grid),
+        intensity=recipe.preprocessing.intensity,
+        network=recipe.network,
+        protocol=asdict(recipe.training.protocol),
+        attributions=recipe.attribution,
+        atlas=recipe.regions.atlas,
+        covariates=recipe.cohort.covariates,
+        statistics=recipe.statistics,
+        seed=settings.seed,
+    )
+
+
+def write_quality(output_dir: Path) -> None:
+    """Stack the participants' quality rows into ``group/qc.tsv``."""
+    import pandas as pd
+
+    from pipelines.derivatives import read_table
+
+    tables = [read_table(path) for path in sorted(output_dir.glob("sub-*/**/anat/*_qc.tsv"))]
+    if tables:
+        write_table(output_dir / "group/qc.tsv", pd.concat(tables))
+
+
+def _say_group(settings: Settings, cohort: CohortTable, folds: int) -> None:
+    options = settings.recipe.cohort
+    positive = sum(cohort.labels.values())
+    tell(
+        f"recipe {settings.recipe.name}: {positive} {options.positive} and "
+        f"{len(cohort.labels) - positive} {options.negative}, {len(cohort.rows)} images, "
+        f"{folds} trainings on {settings.device}"
+    )
+
+
+# --- both ----------------------------------------------------------------------------------------
+
+
+def execute(workflow: pe.Workflow, settings: Settings, title: str) -> list[Failure]:
+    """Run a workflow with the run's resources."""
+    if settings.write_graph:
+        target = settings.output_dir / "logs" / f"{workflow.name}.dot"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        workflow.write_graph(str(target), graph2use="colored", format="svg")
+    return run_workflow(
+        workflow,
+        Resources(
+            nprocs=settings.nprocs,
+            memory_gb=settings.memory_gb,
+            gpus=0 if settings.device == "cpu" else 1,
+            plugin=settings.plugin,
+            plugin_args=dict(settings.plugin_args) or None,
+            stop_on_first_crash=settings.stop_on_first_crash,
+        ),
+        settings.output_dir / "logs",
+        title=title,
+        verbose=settings.verbose,
+    )
+
+
+def _dry_run(
+    settings: Settings, scans: Sequence[Scan], options: T1wOptions, model: StoredModel | None
+) -> bool:
+    for scan in scans:
+        done = is_done(settings.output_dir, scan, options) and not settings.force
+        tell(f"{scan.path}: {'already preprocessed' if done else 'to be preprocessed'}")
+    if model is not None:
+        tell(f"then explained with model {model.name}")
+    return False
+
+
+def _boilerplate(settings: Settings, diary: Diary) -> bool:
+    from bidsapp.report.methods import methods_text
+
+    text = methods_text(settings.recipe.as_dict(), diary.versions)
+    target = settings.output_dir / "logs/CITATION.md"
+    write_text(target, str(text))
+    tell(f"methods text written to {target}")
+    return False
+
+
+def _participant_pages(output_dir: Path, people: Sequence[str]) -> None:
+    from bidsapp.report import participant_page
+
+    for person in people:
+        participant_page(output_dir, person)
+    pages = [output_dir / f"sub-{person}.html" for person in people]
+    tell(f"{len(pages)} participant pages, such as {pages[0]}")
+
+
+def _group_pages(output_dir: Path, name: str) -> None:
+    from bidsapp.report import group_page, participant_page
+
+    for folder in sorted(output_dir.glob("sub-*/")):
+        participant_page(output_dir, folder.name.removeprefix("sub-"))
+    tell(f"the group report is {group_page(output_dir, name)}")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,255 @@
+"""Settings of one run: a recipe, what the command line overrides of it, and where things lie."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from models.errors import InputError
+from models.grids import GRIDS, Grid
+from models.training.loop import Protocol
+from pipelines.group import StatisticsOptions
+
+T = TypeVar("T")
+SESSIONS = ("first", "last", "all")
+
+
+@dataclass(frozen=True)
+class Input:
+    """[input]: which images are used."""
+
+    modality: str = "T1w"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """[preprocessing]: registration and the grid and scale that the network sees."""
+
+    registration: str = "nonlinear"
+    resolution_mm: float = 1.0
+    grid: str = "2mm"
+    intensity: str = "max"
+
+    def __post_init__(self) -> None:
+        _one_of("[preprocessing] registration", self.registration, ("nonlinear", "linear"))
+        _one_of("[preprocessing] intensity", self.intensity, ("max", "zscore"))
+        _one_of("[preprocessing] grid", self.grid, tuple(GRIDS))
+
+    @property
+    def network_grid(self) -> Grid:
+        """The grid of the network's input."""
+        return GRIDS[self.grid]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """[cohort]: who is compared with whom, by columns of participants.tsv."""
+
+    target: str = ""
+    positive: str = ""
+    negative: str = ""
+    covariates: tuple[str, ...] = ()
+    train_sessions: str = "all"
+    test_sessions: str = "first"
+
+    def __post_init__(self) -> None:
+        _one_of("[cohort] train_sessions", self.train_sessions, SESSIONS)
+        _one_of("[cohort] test_sessions", self.test_sessions, ("first", "last"))
+
+
+@dataclass(frozen=True)
+class Training:
+    """[training]: how the cohort is split and, in [training.protocol], how a fold is trained."""
+
+    split: str = "kfold"
+    folds: int = 5
+    repeats: int = 1
+    test_share: float = 0.2
+    validation_share: float = 0.15
+    protocol: Protocol = field(default_factory=Protocol)
+
+    def __post_init__(self) -> None:
+        _one_of("[training] split", self.split, ("kfold", "holdout"))
+
+
+@dataclass(frozen=True)
+class Regions:
+    """[regions]: the atlas of the region tables."""
+
+    atlas: str = "AAL"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a result; one TOML file."""
+
+    name: str = "t1w"
+    description: str = ""
+    citations: tuple[str, ...] = ()
+    input: Input = field(default_factory=Input)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    cohort: Cohort = field(default_factory=Cohort)
+    network: dict[str, Any] = field(default_factory=lambda: {"name": "boehle2019"})
+    training: Training = field(default_factory=Training)
+    attribution: tuple[dict[str, Any], ...] = ()
+    regions: Regions = field(default_factory=Regions)
+    statistics: StatisticsOptions = field(default_factory=StatisticsOptions)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attribution", tuple(_named(dict(a)) for a in self.attribution))
+        names = [one["name"] for one in self.attribution]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise InputError(f"two [[attribution]] are called '{doubled[0]}': name one otherwise")
+        for name in self.statistics.maps:
+            _one_of("[statistics] maps", name, ("image", *names))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain values, as in the TOML file."""
+        return asdict(self)
+
+    def overridden(self, changes: Mapping[str, Any]) -> "Recipe":
+        """A copy with some values replaced; ``changes`` is nested like the TOML file."""
+        return parse(Recipe, _merge(self.as_dict(), changes), self.name)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One call of the command line."""
+
+    bids_dir: Path
+    output_dir: Path
+    levels: tuple[str, ...]
+    recipe: Recipe
+    work_dir: Path
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    dataset_links: Mapping[str, str] = field(default_factory=dict)
+    model: str | None = None
+    device: str = "cpu"
+    nprocs: int = 1
+    omp_nthreads: int = 1
+    memory_gb: float = 4.0
+    plugin: str = "MultiProc"
+    plugin_args: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    force: bool = False
+    clean_workdir: bool = False
+    stop_on_first_crash: bool = False
+    dry_run: bool = False
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    write_graph: bool = False
+    verbose: bool = False
+    command: tuple[str, ...] = ()
+
+
+# --- recipes -------------------------------------------------------------------------------------
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the app."""
+    folder = resources.files("bidsapp") / "recipes"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A shipped recipe by name, or a TOML file.
+
+    Raises
+    ------
+    models.errors.InputError
+        No such recipe, not valid TOML, an unknown key or a value of the wrong type.
+    """
+    return parse(Recipe, read_toml(name_or_path), name_or_path)
+
+
+def read_toml(name_or_path: str) -> dict[str, Any]:
+    """Content of a recipe, unchecked."""
+    path = Path(name_or_path)
+    if name_or_path in recipe_names():
+        text = (resources.files("bidsapp") / "recipes" / f"{name_or_path}.toml").read_text()
+    elif path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        near = get_close_matches(name_or_path, recipe_names(), n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise InputError(
+            f"recipe '{name_or_path}': neither a shipped recipe nor a file; {hint}shipped are: "
+            f"{', '.join(recipe_names())}"
+        )
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"recipe {name_or_path}: not valid TOML: {error}") from error
+
+
+def parse(kind: type[T], table: Mapping[str, Any], source: str, where: str = "") -> T:
+    """Make a dataclass of a TOML table; unknown keys fail with the nearest known one."""
+    known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        place = f"[{where}] {key}" if where else key
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known))}"
+            raise InputError(f"recipe {source}: unknown key {place}; {hint}")
+        values[key] = _value(hints[key], value, source, f"{where}.{key}".lstrip("."))
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, source: str, where: str) -> Any:
+    if is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise InputError(f"recipe {source}: {where} must be a table")
+        return parse(hint, value, source, where)
+    base = get_origin(hint) or hint
+    if base in (Union, UnionType):
+        return value if value is None else _value(get_args(hint)[0], value, source, where)
+    if base is tuple:
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise InputError(f"recipe {source}: {where} must be a list, not {value!r}")
+        return tuple(_value(get_args(hint)[0], one, source, where) for one in value)
+    if base is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, base) and not (base is int and isinstance(value, bool)):
+        return value
+    raise InputError(f"recipe {source}: {where} must be {base.__name__}, not {value!r}")
+
+
+def _named(attribution: dict[str, Any]) -> dict[str, Any]:
+    """Check an [[attribution]] and give it its default name."""
+    from models.attribution import check_parameters
+
+    method = attribution.get("method", "")
+    attribution.setdefault("name", method.replace("_", ""))
+    if not str(attribution["name"]).isalnum():
+        raise InputError(f"[[attribution]] name '{attribution['name']}': letters and digits only")
+    check_parameters(method, {k: v for k, v in attribution.items() if k not in ("name", "method")})
+    return attribution
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = get_close_matches(value, known, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise InputError(f"{what} = '{value}' is unknown; {hint}choose one of: {', '.join(known)}")
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        if key == "network" or not both:
+            merged[key] = value
+        else:
+            merged[key] = _merge(merged[key], value)
+    return merged
+
+

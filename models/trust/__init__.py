@@ -1,0 +1,1 @@
+"""Can a heatmap be trusted? Measures that hold it against what is known."""

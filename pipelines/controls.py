@@ -1,0 +1,59 @@
+"""Maps that explain nothing, to hold the real ones against: networks that never learnt."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from pipelines.derivatives import SPACE, read_table, relative_path
+from pipelines.images import network_input
+from pipelines.interfaces.attribution import explain_rows
+from pipelines.stored_models import StoredModel, new_network
+
+
+def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[str, nib.Nifti1Image]:
+    """Mean map of the positive class by a network with random weights, per method.
+
+    Same architecture, same images, same parameters as the stored model: what is left is what the
+    image's own contrast and the shape of the network make of a map.
+
+    Parameters
+    ----------
+    output_dir : Path
+        A finished group run.
+    model_label : str
+        Name of its model.
+    """
+    model = StoredModel(output_dir / "models" / f"model-{model_label}")
+    negative, positive = model.card["Classes"]
+    predictions = read_table(output_dir / f"group/model-{model_label}_desc-oof_predictions.tsv")
+    patients = predictions[predictions["label"] == positive].drop_duplicates("participant_id")
+    images = [_registered(output_dir, row, model) for row in patients.itertuples()]
+    volumes = np.stack([network_input(p, model.grid, model.card["Intensity"]) for p in images])
+    torch.manual_seed(seed)
+    network = new_network(model.card["Network"], model.grid).eval()
+    return {
+        attribution["name"]: nib.Nifti1Image(
+            explain_rows(network, volumes, list(range(len(volumes))), attribution, 1)[0].mean(0),
+            model.grid.affine,
+        )
+        for attribution in model.card["Attributions"]
+    }
+
+
+def _registered(output_dir: Path, row: object, model: StoredModel) -> Path:
+    """The registered brain that the model was given for a row of the predictions."""
+    session = str(row.session_id) if isinstance(row.session_id, str) else ""  # type: ignore[attr-defined]
+    options = model.card["Recipe"]["preprocessing"]
+    return output_dir / relative_path(
+        "T1w",
+        ".nii.gz",
+        {
+            "sub": str(row.participant_id).removeprefix("sub-"),  # type: ignore[attr-defined]
+            "ses": session.removeprefix("ses-"),
+            "space": SPACE,
+            "res": model.card["StoredResolution"],
+            "desc": f"preproc{options['registration'].capitalize()}",
+        },
+    )

@@ -1,0 +1,181 @@
+"""Names, sidecars and atomic writes of the output folder (a BIDS derivative dataset)."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from models.errors import InputError
+from models.grids import Grid
+
+SPACE = "MNI152NLin2009cAsym"
+
+ENTITY_ORDER = (
+    "sub ses acq ce trc rec dir run mod from to mode space meas model param fold target method "
+    "outcome contrast stat atlas seg res label desc"
+).split()
+
+# No trailing slashes: with one, the official validator still reports the directory itself.
+BIDSIGNORE = """\
+*.html
+**/figures
+/group
+/models
+*_xfm.*
+*_dwimap.*
+*_heatmap.*
+*_anomalymap.*
+*_predictions.*
+*_qc.*
+*_mimap.*
+*_dwi.bval
+*_dwi.bvec
+**/spect
+"""
+
+
+def label(text: str) -> str:
+    """Reduce ``text`` to what BIDS allows in a label (letters and digits)."""
+    reduced = re.sub(r"[^0-9a-zA-Z]", "", text)
+    if not reduced:
+        raise InputError(f"'{text}' has no letter or digit left to make a BIDS label of")
+    return reduced
+
+
+def filename(suffix: str, extension: str, entities: Mapping[str, str]) -> str:
+    """BIDS file name with the entities in their standard order.
+
+    Empty values are left out, so that ``ses`` may be "" where there are no sessions.
+    """
+    unknown = set(entities) - set(ENTITY_ORDER)
+    if unknown:
+        raise ValueError(f"no such entity: {sorted(unknown)}")
+    parts = [f"{key}-{entities[key]}" for key in ENTITY_ORDER if entities.get(key)]
+    return "_".join([*parts, suffix]) + extension
+
+
+def relative_path(
+    suffix: str, extension: str, entities: Mapping[str, str], datatype: str = "anat"
+) -> str:
+    """Path of a derivative below the output folder: the participant's folder, or ``group``."""
+    name = filename(suffix, extension, entities)
+    if "sub" not in entities:
+        return f"group/{name}"
+    return f"{participant_folder(entities)}/{datatype}/{name}"
+
+
+def participant_folder(entities: Mapping[str, str]) -> str:
+    """``sub-01`` or ``sub-01/ses-1``."""
+    session = f"/ses-{entities['ses']}" if entities.get("ses") else ""
+    return f"sub-{entities['sub']}{session}"
+
+
+def sidecar_path(path: str | Path) -> Path:
+    """The .json that belongs to a file."""
+    path = Path(path)
+    return path.with_name(path.name.split(".")[0] + ".json")
+
+
+def read_sidecar(path: str | Path) -> dict[str, Any]:
+    """Sidecar of a file, empty when there is none."""
+    sidecar = sidecar_path(path)
+    return json.loads(sidecar.read_text()) if sidecar.exists() else {}
+
+
+def grid_sidecar(grid: Grid) -> dict[str, Any]:
+    """What BIDS requires of a file with ``res-``."""
+    return {"Resolution": grid.description}
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _partial(target: Path) -> Path:
+    """A name beside ``target`` that no other process uses; renaming it is atomic."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+
+
+def place(source: str | Path, target: Path) -> None:
+    """Copy a finished file into the output folder in one step, as other processes see it."""
+    partial = _partial(target)
+    shutil.copyfile(source, partial)
+    os.replace(partial, target)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file in one step."""
+    partial = _partial(target)
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, target)
+
+
+def write_json(target: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file in one step."""
+    write_text(target, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def write_table(target: Path, table: pd.DataFrame) -> None:
+    """Write a BIDS table: tab-separated, ``n/a`` for missing values."""
+    write_text(target, table.to_csv(sep="\t", index=False, na_rep="n/a"))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a BIDS table; labels stay text, ``n/a`` becomes missing."""
+    ids = {"participant_id": str, "session_id": str}
+    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=ids)
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hash of everything a result depends on; equal fingerprints mean it need not be redone."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# --- the dataset ---------------------------------------------------------------------------------
+
+
+def write_dataset(
+    output_dir: Path, bids_dir: Path, version: str, links: Mapping[str, str] | None = None
+) -> None:
+    """Write dataset_description.json and .bidsignore, and carry participants.tsv over.
+
+    Several processes may do so at once: every file is replaced whole.
+    """
+    links = dict(links or {"raw": _link(output_dir, bids_dir)})
+    write_json(
+        output_dir / "dataset_description.json",
+        {
+            "Name": "BrainWhy derivatives",
+            "BIDSVersion": "1.11.1",
+            "DatasetType": "derivative",
+            "License": "As the source dataset",
+            "GeneratedBy": [{"Name": "BrainWhy", "Version": version}],
+            "SourceDatasets": [{"URL": url} for url in links.values()],
+            "DatasetLinks": links,
+        },
+    )
+    write_text(output_dir / ".bidsignore", BIDSIGNORE)
+    for name in ("participants.tsv", "participants.json"):
+        if (bids_dir / name).exists():
+            place(bids_dir / name, output_dir / name)
+
+
+def _link(output_dir: Path, bids_dir: Path) -> str:
+    """Relative when the output lies inside the dataset (it moves along), else a file URI."""
+    output, raw = os.path.abspath(output_dir), os.path.abspath(bids_dir)
+    if output.startswith(raw + os.sep):
+        return Path(os.path.relpath(raw, output)).as_posix()
+    return Path(raw).as_uri()

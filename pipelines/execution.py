@@ -1,0 +1,214 @@
+"""Runs a workflow on nipype's schedulers, shows progress and collects what failed."""
+
+import logging
+import re
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from nipype import config
+from nipype.pipeline import engine as pe
+from nipype.pipeline.plugins.linear import LinearPlugin
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use.
+
+    Parameters
+    ----------
+    nprocs : int
+        Processes at the same time.
+    memory_gb : float
+        For all of them; nodes wait when theirs does not fit.
+    gpus : int
+        Nodes on a GPU at the same time.
+    plugin, plugin_args : str, dict
+        Another nipype plugin than MultiProc (``--use-plugin``).
+    stop_on_first_crash : bool
+    """
+
+    nprocs: int = 1
+    memory_gb: float = 4.0
+    gpus: int = 0
+    plugin: str = "MultiProc"
+    plugin_args: dict[str, Any] | None = None
+    stop_on_first_crash: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One node that failed.
+
+    Attributes
+    ----------
+    node : str
+        Its full name: workflow.person.modality.node.
+    message : str
+        The sentence for the user: that of an InputError, else the exception.
+    crash_file : Path
+        The traceback and the node's inputs.
+    """
+
+    node: str
+    message: str
+    crash_file: Path
+
+    @property
+    def participant(self) -> str:
+        """``sub-01`` where the node belongs to a person, else ""."""
+        found = re.search(r"\.sub_([0-9a-zA-Z]+)(\.|$)", self.node)
+        return f"sub-{found[1]}" if found else ""
+
+
+class SurvivingPool(MultiProcPlugin):
+    """MultiProc that goes on when a worker is killed (out of memory), instead of waiting for ever."""
+
+    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+        self._taskid += 1
+        level = logging.getLogger("nipype.workflow").level
+        task = self.pool.submit(_run_node, level, node, updatehash, self._taskid)
+        task.add_done_callback(self._async_callback)
+        self._task_obj[self._taskid] = task
+        return self._taskid
+
+    def _async_callback(self, args: Any) -> None:
+        if args.exception() is None:
+            super()._async_callback(args)
+
+    def _get_result(self, taskid: int) -> Any:
+        task = self._task_obj[taskid]
+        if task.done() and task.exception() is not None:
+            return {
+                "result": None,
+                "traceback": [
+                    "the process died, most likely killed for memory: give --mem what the machine "
+                    f"has, or lower --nprocs ({task.exception()!r})"
+                ],
+            }
+        return super()._get_result(taskid)
+
+
+def _run_node(level: int, node: Any, updatehash: bool, taskid: int) -> Any:
+    """Run a node in a worker, as talkative as the main process."""
+    logging.getLogger("nipype.workflow").setLevel(level)
+    return run_node(node, updatehash, taskid)
+
+
+def run_workflow(
+    workflow: pe.Workflow,
+    resources: Resources,
+    crash_root: Path,
+    *,
+    title: str,
+    verbose: bool = False,
+) -> list[Failure]:
+    """Run to the end; what does not depend on a failed node is still done.
+
+    Returns
+    -------
+    list of Failure
+        Empty when everything worked.
+    """
+    crash_dir = crash_root / f"crash-{uuid.uuid4().hex[:8]}"
+    _configure(workflow, crash_dir, resources.stop_on_first_crash, verbose)
+    with tqdm(
+        total=_count(workflow), desc=title, unit="step", file=sys.stderr, dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 20,
+    ) as bar:
+        try:
+            _run(workflow, resources, _Progress(bar))
+        except Exception as error:
+            failures = read_failures(crash_dir)
+            if not failures:
+                raise RuntimeError(f"{title}: the scheduler stopped: {error}") from error
+            return failures
+    return read_failures(crash_dir)
+
+
+def _run(workflow: pe.Workflow, resources: Resources, progress: Callable[..., None]) -> None:
+    if resources.plugin != "MultiProc":
+        workflow.run(plugin=resources.plugin, plugin_args=resources.plugin_args)
+        return
+    scheduler = LinearPlugin()
+    if resources.nprocs > 1:
+        scheduler = SurvivingPool(
+            {
+                "n_procs": resources.nprocs,
+                "memory_gb": resources.memory_gb,
+                "n_gpu_procs": resources.gpus,
+                "raise_insufficient": False,
+                "mp_context": "forkserver",
+            }
+            | (resources.plugin_args or {})
+        )
+    # Not through plugin_args: those are pickled with every MapNode, a progress bar cannot be.
+    scheduler._status_callback = progress
+    workflow.run(plugin=scheduler)
+
+
+def _configure(workflow: pe.Workflow, crash_dir: Path, stop: bool, verbose: bool) -> None:
+    settings = {
+        "crashdump_dir": str(crash_dir),
+        "crashfile_format": "txt",
+        "stop_on_first_crash": str(stop).lower(),
+        "poll_sleep_duration": "0.05",
+        "create_report": "false",
+        "remove_unnecessary_outputs": "false",
+        "hash_method": "content",
+        "check_version": "false",
+    }
+    config.update_config({"execution": settings})
+    workflow.config["execution"] = settings
+    level = logging.INFO if verbose else logging.CRITICAL
+    for name in ("nipype", "nipype.workflow", "nipype.utils", "nipype.interface"):
+        logging.getLogger(name).setLevel(level)
+
+
+def _count(workflow: pe.Workflow) -> int:
+    return sum(1 for name in workflow.list_node_names() if not name.endswith("outputnode"))
+
+
+class _Progress:
+    """Status callback that moves the bar and names what runs."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+        self.since: dict[str, float] = {}
+
+    def __call__(self, node: Any, status: str) -> None:
+        name = node.fullname.split(".", 1)[-1]
+        if name.endswith("outputnode"):
+            return
+        if status == "start":
+            self.since[name] = monotonic()
+        elif name in self.since:
+            self.since.pop(name)
+            if not re.search(r"\d+$", node.name) or not node.name.startswith("_"):
+                self.bar.update()
+            if status == "exception":
+                self.bar.write(f"failed: {name}", file=sys.stderr)
+        self.bar.set_postfix_str(", ".join(list(self.since)[:2]), refresh=False)
+
+
+def read_failures(crash_dir: Path) -> list[Failure]:
+    """What the crash files of one run say."""
+    return [_read_crash(path) for path in sorted(crash_dir.glob("crash-*.txt"))]
+
+
+def _read_crash(path: Path) -> Failure:
+    text = path.read_text(errors="replace")
+    node = re.search(r"^Node: (\S+)", text, re.MULTILINE)
+    sentence = re.findall(r"(?:models\.errors\.)?InputError: (.+)", text)
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return Failure(
+        node=node[1] if node else path.name,
+        message=sentence[-1] if sentence else lines[-1].strip(),
+        crash_file=path,
+    )

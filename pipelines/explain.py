@@ -1,0 +1,74 @@
+"""Explains people with a stored model: the folds that never saw them, or the whole ensemble."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nipype.pipeline import engine as pe
+
+from pipelines.derivatives import label, relative_path
+from pipelines.heatmaps import HeatmapNames
+from pipelines.inputs import Scan
+from pipelines.interfaces.attribution import ExplainPerson
+from pipelines.interfaces.sink import SaveProducts
+from pipelines.stored_models import StoredModel
+
+
+def init_explain_wf(
+    *,
+    scans: Sequence[tuple[Scan, Path]],
+    model: StoredModel,
+    output_dir: Path,
+    work_dir: Path,
+    device: str = "cpu",
+) -> pe.Workflow:
+    """Prediction, heatmaps and region tables of every scan.
+
+    Parameters
+    ----------
+    scans : sequence of (Scan, Path)
+        The raw scan, for its labels, and its registered brain.
+    """
+    parent = pe.Workflow(f"explain_{model.name}", base_dir=str(work_dir))
+    for scan, registered in scans:
+        folds, known = model.unseen_folds(scan.participant)
+        if not folds:
+            continue  # run.py says so: every fold was trained with this person
+        explain = pe.Node(
+            ExplainPerson(
+                image=registered,
+                participant=scan.participant,
+                session=scan.session,
+                model=str(model.folder),
+                folds=folds,
+                known=known,
+                control_sums=group_tables(model, output_dir),
+                device=device,
+                use_gpu=device != "cpu",
+            ),
+            name="explain",
+            mem_gb=3,
+        )
+        save = pe.Node(SaveProducts(output_dir=str(output_dir)), name="save", overwrite=True)
+        session = f"_ses_{scan.session}" if scan.session else ""
+        person = pe.Workflow(f"sub_{scan.participant}{session}")
+        person.connect([(explain, save, [(("products", in_list), "products")])])
+        parent.add_nodes([person])
+    return parent
+
+
+def in_list(products: dict) -> list:
+    """One set of products as the list that the sink takes."""
+    return [products]
+
+
+def group_tables(model: StoredModel, output_dir: Path) -> dict[str, str]:
+    """Region table of the group per method, where the group level has written it here."""
+    names = HeatmapNames(model.name, model.card["Classes"][1], model.grid)
+    tables = {}
+    for attribution in model.card["Attributions"]:
+        method = attribution["name"]
+        entities = names.entities(method, atlas=label(model.card["Atlas"]))
+        path = output_dir / relative_path("heatmap", ".tsv", entities)
+        if path.exists():
+            tables[method] = str(path)
+    return tables

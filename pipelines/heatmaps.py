@@ -1,0 +1,161 @@
+"""One person's heatmaps as derivatives: image, region table, figure, each with its facts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from models.grids import Grid
+from models.regions import gain, region_table
+from pipelines.atlases import Atlas, atlas, on_grid
+from pipelines.derivatives import (
+    SPACE,
+    filename,
+    grid_sidecar,
+    label,
+    relative_path,
+    write_table,
+)
+
+# path below the output folder -> {"file": finished file, "sidecar": dict or None}
+Products = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class HeatmapNames:
+    """What the names of a model's heatmaps have in common.
+
+    Parameters
+    ----------
+    model : str
+        Label of the model.
+    target : str
+        Class that is explained, as in participants.tsv.
+    grid : Grid
+        Grid of the maps.
+    modality : str
+        Suffix of the input image.
+    """
+
+    model: str
+    target: str
+    grid: Grid
+    modality: str = "T1w"
+
+    def entities(self, method: str, **more: str) -> dict[str, str]:
+        """Entities of a map; ``res`` is added for images only."""
+        return {
+            "mod": self.modality,
+            "space": SPACE,
+            "model": self.model,
+            "target": label(self.target),
+            "method": method,
+            **more,
+        }
+
+    def image(self, method: str, **more: str) -> dict[str, str]:
+        """Entities of a map that is an image."""
+        return self.entities(method, res=self.grid.name, **more)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """An atlas on the grid of the maps."""
+
+    atlas: Atlas
+    labels: np.ndarray
+
+    @classmethod
+    def on(cls, name: str, grid: Grid) -> "Regions":
+        """Load the atlas called ``name`` (or a file) onto ``grid``."""
+        found = atlas(name)
+        return cls(found, on_grid(found, grid.affine, grid.shape))
+
+    def table(self, heatmap: np.ndarray) -> pd.DataFrame:
+        """Sum and density of a map per region."""
+        return region_table(heatmap, self.labels, self.atlas.labels)
+
+    @property
+    def sidecar(self) -> dict[str, Any]:
+        """Where the regions come from."""
+        return {
+            "Atlas": self.atlas.name,
+            "AtlasSpace": self.atlas.space,
+            "AtlasLicense": self.atlas.licence,
+            "AtlasNote": self.atlas.note,
+        }
+
+
+def person_products(
+    folder: Path,
+    ids: Mapping[str, str],
+    method: str,
+    heatmap: np.ndarray,
+    facts: Mapping[str, Any],
+    names: HeatmapNames,
+    regions: Regions,
+    background: nib.Nifti1Image,
+    control_sums: pd.Series | None = None,
+) -> Products:
+    """Write one person's map of one method into ``folder``.
+
+    Parameters
+    ----------
+    ids : mapping
+        ``sub`` and ``ses``.
+    method : str
+        Label of the attribution, unique within the recipe.
+    heatmap : (x, y, z) array
+    facts : mapping
+        Sidecar: method, parameters, models, ledger.
+    background : Nifti1Image
+        The image that the network saw.
+    control_sums : Series, optional
+        Mean sum of the controls per region, for the gain; n/a without it.
+    """
+    from pipelines.figures import plot_slices, save
+
+    image_path = relative_path("heatmap", ".nii.gz", {**ids, **names.image(method)})
+    table_path = relative_path(
+        "heatmap", ".tsv", {**ids, **names.entities(method, atlas=label(regions.atlas.name))}
+    )
+    figure_name = filename(
+        "heatmap",
+        ".png",
+        {**ids, "mod": names.modality, "model": names.model, "target": label(names.target),
+         "method": method},
+    )
+    image = nib.Nifti1Image(heatmap.astype(np.float32), names.grid.affine)
+    nib.save(image, folder / Path(image_path).name)
+    table = regions.table(heatmap)
+    table["gain"] = np.nan if control_sums is None else gain(table["sum"], control_sums)
+    write_table(folder / Path(table_path).name, table)
+    save(plot_slices(background, image), folder / figure_name)
+    return {
+        image_path: {
+            "file": str(folder / Path(image_path).name),
+            "sidecar": {"SkullStripped": True, **grid_sidecar(names.grid), **facts},
+        },
+        table_path: {
+            "file": str(folder / Path(table_path).name),
+            "sidecar": {"Method": facts.get("Method"), **regions.sidecar},
+        },
+        f"sub-{ids['sub']}/figures/{figure_name}": {
+            "file": str(folder / figure_name),
+            "sidecar": None,
+        },
+    }
+
+
+def ledger_facts(ledgers: list[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean ledger over the models of a map, and what of the start value it leaves open."""
+    if not ledgers or not ledgers[0]:
+        return {"Ledger": None, "ConservationError": None}
+    mean = {key: float(np.mean([one[key] for one in ledgers])) for key in ledgers[0]}
+    passed = sum(value for key, value in mean.items() if key != "start")
+    error = abs(passed - mean["start"]) / max(abs(mean["start"]), 1e-12)
+    return {"Ledger": mean, "ConservationError": float(error)}

@@ -1,0 +1,121 @@
+"""Reads images: raw scans with every check, and derivatives as a network wants them."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from models.errors import InputError
+from models.grids import Grid
+from models.volumes import scale_intensity, to_grid
+
+SMALLEST_AXIS_VOXELS = 16
+SMALLEST_AXIS_MM = 60.0
+
+
+def load_volume(path: str | Path) -> tuple[nib.Nifti1Image, list[str]]:
+    """Read one 3D scan, or say what is wrong with it.
+
+    Returns
+    -------
+    image : Nifti1Image
+        float32, closest canonical axes (RAS+), sform equal to qform.
+    notes : list of str
+        Sentences about what had to be mended.
+
+    Raises
+    ------
+    models.errors.InputError
+        Not an image, truncated, 4D, empty, constant, tiny, or without orientation.
+    """
+    image = _open(path)
+    data, notes = _voxels(path, image)
+    _check_geometry(path, image)
+    if not np.any(data != data.flat[0]):
+        raise InputError(f"{path}: every voxel is {data.flat[0]:g}; the image is empty, export it again")
+    canonical = nib.as_closest_canonical(nib.Nifti1Image(data, image.affine))
+    if _is_sheared(canonical.affine):
+        from nibabel.processing import resample_to_output
+
+        canonical = resample_to_output(canonical, canonical.header.get_zooms()[:3], order=1)
+        notes.append("the image axes are not at right angles: resampled to a straight grid")
+    canonical.set_sform(canonical.affine, code=1)
+    canonical.set_qform(canonical.affine, code=1)
+    return canonical, notes
+
+
+def _open(path: str | Path) -> Any:
+    try:
+        return nib.load(path)
+    except Exception as error:  # nibabel and zlib raise many kinds for a bad file
+        raise InputError(
+            f"{path}: not a readable NIfTI image ({error}); fetch or convert it again"
+        ) from error
+
+
+def _voxels(path: str | Path, image: Any) -> tuple[np.ndarray, list[str]]:
+    shape = image.shape
+    if len(shape) > 3 and int(np.prod(shape[3:])) > 1:
+        raise InputError(
+            f"{path}: has {'x'.join(map(str, shape))} voxels; one 3D volume is needed, so name the "
+            "right volume or average them first"
+        )
+    try:
+        data = np.asarray(image.dataobj, dtype=np.float32)
+    except Exception as error:
+        raise InputError(
+            f"{path}: the voxels cannot be read, the file may be cut short ({error}); fetch it again"
+        ) from error
+    data = data.reshape(shape[:3])
+    bad = ~np.isfinite(data)
+    if bad.all():
+        raise InputError(f"{path}: every voxel is NaN; export the image again")
+    notes = []
+    if bad.any():
+        notes.append(f"{int(bad.sum())} NaN or infinite voxels were set to 0")
+        data = np.where(bad, 0, data)
+    return data, notes
+
+
+def _check_geometry(path: str | Path, image: Any) -> None:
+    header = image.header
+    if isinstance(header, nib.Nifti1Header) and not (header["sform_code"] or header["qform_code"]):
+        raise InputError(
+            f"{path}: has neither qform nor sform, so left and right cannot be told apart; "
+            "convert it again from the DICOM files"
+        )
+    if len(image.shape) < 3:
+        raise InputError(f"{path}: is a {len(image.shape)}D image; one 3D volume is needed")
+    size = np.linalg.norm(image.affine[:3, :3], axis=0)
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+        raise InputError(f"{path}: its affine matrix is singular; convert the image again")
+    extent = size * image.shape[:3]
+    if min(image.shape[:3]) < SMALLEST_AXIS_VOXELS or extent.min() < SMALLEST_AXIS_MM:
+        raise InputError(
+            f"{path}: is only {'x'.join(map(str, image.shape[:3]))} voxels "
+            f"({extent[0]:.0f}x{extent[1]:.0f}x{extent[2]:.0f} mm), too small for a head; is it a "
+            "localiser?"
+        )
+
+
+def _is_sheared(affine: np.ndarray) -> bool:
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return not np.allclose(cosines.T @ cosines, np.eye(3), atol=1e-3)
+
+
+def network_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
+    """A registered brain as the network sees it: (1, x, y, z) float32 on ``grid``.
+
+    Parameters
+    ----------
+    path : path
+        Brain in template space, zero outside.
+    grid : Grid
+        The recipe's grid.
+    intensity : {"max", "zscore"}
+        See :func:`models.volumes.scale_intensity`.
+    """
+    image = nib.load(path)
+    data = to_grid(np.asarray(image.dataobj, np.float32), image.affine, grid)
+    return scale_intensity(data, intensity)[None]

@@ -1,0 +1,150 @@
+"""Finds the images of a raw BIDS dataset. The only module that knows pybids."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import InputError
+
+DATATYPES = {"T1w": "anat"}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One image of one person.
+
+    Attributes
+    ----------
+    participant : str
+        Label without ``sub-``.
+    session : str
+        Label without ``ses-``, "" where the dataset has no sessions.
+    path : Path
+        As found below ``bids_dir``; symlinks are not resolved.
+    """
+
+    participant: str
+    session: str
+    path: Path
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """``sub`` and ``ses`` for the names of derivatives."""
+        return {"sub": self.participant, "ses": self.session}
+
+
+def check_dataset(bids_dir: Path) -> None:
+    """Raise InputError unless ``bids_dir`` looks like a BIDS dataset with participants."""
+    if not bids_dir.is_dir():
+        raise InputError(f"{bids_dir}: there is no such folder; give the root of a BIDS dataset")
+    description = bids_dir / "dataset_description.json"
+    if not description.exists():
+        raise InputError(
+            f"{description}: missing; a BIDS dataset has one (is {bids_dir} its root folder?)"
+        )
+    try:
+        json.loads(description.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{description}: not valid JSON ({error}); mend it") from error
+    if not participants_on_disk(bids_dir):
+        raise InputError(f"{bids_dir}: has no sub-* folder; give the root of a BIDS dataset")
+
+
+def participants_on_disk(bids_dir: Path) -> list[str]:
+    """Labels of all ``sub-*`` folders, sorted, without ``sub-``."""
+    with os.scandir(bids_dir) as entries:
+        found = [e.name[4:] for e in entries if e.name.startswith("sub-") and e.is_dir()]
+    return sorted(found)
+
+
+def choose_participants(bids_dir: Path, wanted: Sequence[str]) -> list[str]:
+    """Participants to process: all on disk, or the wanted ones.
+
+    Raises
+    ------
+    models.errors.InputError
+        A wanted label has no folder; the message lists near ones.
+    """
+    there = participants_on_disk(bids_dir)
+    labels = [name.removeprefix("sub-") for name in wanted]
+    missing = [name for name in labels if name not in there]
+    if missing:
+        some = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
+        raise InputError(
+            f"--participant-label: {bids_dir} has no sub-{missing[0]}; it has {len(there)} "
+            f"participants ({some})"
+        )
+    return sorted(set(labels)) or there
+
+
+def find_scans(
+    bids_dir: Path,
+    participants: Sequence[str],
+    suffix: str,
+    *,
+    sessions: Sequence[str] = (),
+    filters: Mapping[str, Any] | None = None,
+) -> tuple[list[Scan], list[str]]:
+    """Images of one modality, at most one per person and session.
+
+    Only the folders of ``participants`` are indexed, so one person of a large dataset is found
+    as fast as of a small one.
+
+    Parameters
+    ----------
+    bids_dir : Path
+    participants : sequence of str
+        Labels without ``sub-``.
+    suffix : str
+        BIDS suffix, such as ``T1w``.
+    sessions : sequence of str
+        Labels to keep; all when empty.
+    filters : mapping
+        More pybids entities to ask for (``--bids-filter-file``).
+
+    Returns
+    -------
+    scans : list of Scan
+        Sorted by participant and session.
+    warnings : list of str
+        Sentences about images passed over.
+    """
+    layout = _layout(bids_dir, participants)
+    query: dict[str, Any] = {
+        "suffix": suffix,
+        "extension": [".nii", ".nii.gz"],
+        "datatype": DATATYPES[suffix],
+        "scope": "raw",
+    } | dict(filters or {})
+    by_key: dict[tuple[str, str], list[Path]] = {}
+    for file in layout.get(**query):
+        key = file.entities["subject"], str(file.entities.get("session", ""))
+        if not sessions or key[1] in sessions:
+            by_key.setdefault(key, []).append(Path(file.path))
+    scans, warnings = [], []
+    for (participant, session), paths in sorted(by_key.items()):
+        first, *others = sorted(paths)
+        scans.append(Scan(participant, session, first))
+        if others:
+            names = ", ".join(path.name for path in others)
+            warnings.append(f"sub-{participant}: {first.name} is used, {names} passed over")
+    return scans, warnings
+
+
+def _layout(bids_dir: Path, participants: Iterable[str]) -> Any:
+    from bids import BIDSLayout, BIDSLayoutIndexer
+
+    labels = "|".join(re.escape(name) for name in participants)
+    # pybids matches against paths relative to the root, which begin with a slash.
+    others = re.compile(rf"^/?sub-(?!({labels})(/|$))")
+    hidden = re.compile(r"/\.")
+    indexer = BIDSLayoutIndexer(
+        validate=False,
+        index_metadata=False,
+        ignore=[others, hidden, re.compile(r"^/?(derivatives|sourcedata|code|stimuli|models)(/|$)")],
+    )
+    return BIDSLayout(str(bids_dir), indexer=indexer)

@@ -1,0 +1,1 @@
+"""nipype interfaces of a few lines: load, call the science or a package, save."""

@@ -1,0 +1,364 @@
+"""Interfaces of the explanation: one fold, one method over the cohort, one new person."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+from pipelines.derivatives import label, read_table, relative_path, write_table
+from pipelines.heatmaps import (
+    HeatmapNames,
+    Products,
+    Regions,
+    ledger_facts,
+    person_products,
+)
+from pipelines.interfaces.networks import read_cohort, rows_of
+
+BATCH = 4
+
+
+def method_facts(attribution: dict[str, Any], target: str, models: list[str]) -> dict[str, Any]:
+    """The part of a heatmap's sidecar that is known before it is computed."""
+    given = {key: value for key, value in attribution.items() if key not in ("name", "method")}
+    return {
+        "Description": f"Why the network's score for {target} is what it is",
+        "Method": attribution["method"],
+        "Parameters": all_parameters(attribution["method"], given),
+        "ExplainedClass": target,
+        "ExplainedScore": "class score before softmax",
+        "Models": models,
+        "Determinism": "bitwise on the same machine and thread count (CPU)",
+    }
+
+
+def all_parameters(method: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a method with its defaults filled in."""
+    from models.attribution import defaults
+
+    return defaults(method) | given
+
+
+def explain_rows(
+    network: Any, volumes: Any, rows: list[int], attribution: dict[str, Any], target: int
+) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """Heatmaps (rows, x, y, z) float32, channels summed, and each one's ledger."""
+    import torch
+
+    from models.attribution import explain
+
+    parameters = {k: v for k, v in attribution.items() if k not in ("name", "method")}
+    maps, ledgers = [], []
+    for start in range(0, len(rows), BATCH):
+        batch = np.stack([volumes[row] for row in rows[start : start + BATCH]]).astype(np.float32)
+        found = explain(
+            network,
+            torch.from_numpy(batch),
+            method=attribution["method"],
+            target=target,
+            **parameters,
+        )
+        maps.append(found.heatmap.sum(1).numpy())
+        ledgers += [
+            {"score": float(found.score[i])}
+            | {name: float(share[i]) for name, share in found.ledger.items()}
+            for i in range(len(batch))
+        ]
+    return np.concatenate(maps), ledgers
+
+
+class ExplainFoldInputSpec(BaseInterfaceInputSpec):
+    cache = traits.Str(mandatory=True)
+    content_hash = traits.Str(mandatory=True)
+    cohort = File(exists=True, mandatory=True)
+    split = traits.Dict(mandatory=True)
+    weights = File(exists=True, mandatory=True)
+    network = traits.Dict(mandatory=True)
+    attributions = traits.List(traits.Dict, mandatory=True)
+    target = traits.Int(1, usedefault=True, desc="output that is explained")
+    device = traits.Str("cpu", usedefault=True, nohash=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+
+
+class ExplainFoldOutputSpec(TraitedSpec):
+    maps = traits.Str(desc="folder: <method>.npy and index.json")
+
+
+class ExplainFold(SimpleInterface):
+    """Heatmaps of a fold's test people by the network that never saw them."""
+
+    input_spec = ExplainFoldInputSpec
+    output_spec = ExplainFoldOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from safetensors.torch import load_file
+
+        from models.training.splits import Split
+        from models.volumes import open_cache
+        from pipelines.stored_models import new_network
+
+        folder = Path(runtime.cwd) / "maps"
+        folder.mkdir(exist_ok=True)
+        split = Split(**self.inputs.split)
+        cohort, cache = read_cohort(self.inputs.cohort), open_cache(Path(self.inputs.cache))
+        rows = rows_of(cohort, split.people("test"), "test")
+        network = new_network(self.inputs.network, cache.grid)
+        network.load_state_dict(load_file(self.inputs.weights))
+        network.to(self.inputs.device)
+        index: dict[str, Any] = {"keys": [cache.keys[row] for row in rows], "fold": split.number}
+        for attribution in self.inputs.attributions:
+            maps, ledgers = explain_rows(
+                network, cache.volumes, rows, attribution, self.inputs.target
+            )
+            np.save(folder / f"{attribution['name']}.npy", maps)
+            index[attribution["name"]] = ledgers
+        (folder / "index.json").write_text(json.dumps(index))
+        self._results["maps"] = str(folder)
+        return runtime
+
+
+class SummariseMethodInputSpec(BaseInterfaceInputSpec):
+    attribution = traits.Dict(mandatory=True)
+    folds = traits.List(traits.Str, mandatory=True, desc="folders of ExplainFold")
+    predictions = File(exists=True, mandatory=True)
+    cache = traits.Str(mandatory=True)
+    content_hash = traits.Str(mandatory=True)
+    classes = traits.List(traits.Str, mandatory=True, desc="negative, positive")
+    model = traits.Str(mandatory=True)
+    atlas = traits.Str(mandatory=True)
+
+
+class SummariseMethodOutputSpec(TraitedSpec):
+    stack = File(exists=True, desc="(people, x, y, z) maps, rows as in `people`")
+    people = File(exists=True, desc="participant, class and fold of each row")
+    products = traits.Dict
+
+
+class SummariseMethod(SimpleInterface):
+    """One method over the cohort: each person's mean map, class means, region tables."""
+
+    input_spec = SummariseMethodInputSpec
+    output_spec = SummariseMethodOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from models.volumes import open_cache
+
+        cwd = Path(runtime.cwd)
+        cache = open_cache(Path(self.inputs.cache))
+        table = read_table(Path(self.inputs.predictions))
+        keys = [
+            (row.participant_id.removeprefix("sub-"),
+             "" if pd.isna(row.session_id) else row.session_id.removeprefix("ses-"))
+            for row in table.itertuples()
+        ]
+        maps, ledgers, folds = self._gather(keys, cache.grid.shape)
+        np.save(cwd / "stack.npy", maps)
+        write_table(cwd / "people.tsv", table[["participant_id", "session_id", "label", "fold"]])
+        self._results["stack"] = str(cwd / "stack.npy")
+        self._results["people"] = str(cwd / "people.tsv")
+        self._results["products"] = self._products(cwd, cache, keys, table, maps, ledgers, folds)
+        return runtime
+
+    def _gather(
+        self, keys: list[tuple[str, str]], shape: tuple[int, int, int]
+    ) -> tuple[np.ndarray, list[list[dict[str, float]]], list[list[int]]]:
+        """Mean map per image over the folds that tested it, with ledgers and fold numbers."""
+        name = self.inputs.attribution["name"]
+        where = {key: row for row, key in enumerate(keys)}
+        maps = np.zeros((len(keys), *shape), np.float32)
+        ledgers: list[list[dict[str, float]]] = [[] for _ in keys]
+        folds: list[list[int]] = [[] for _ in keys]
+        for folder in map(Path, self.inputs.folds):
+            index = json.loads((folder / "index.json").read_text())
+            found = np.load(folder / f"{name}.npy", mmap_mode="r")
+            for i, key in enumerate(index["keys"]):
+                row = where[tuple(key)]
+                maps[row] += found[i]
+                ledgers[row].append(index[name][i])
+                folds[row].append(index["fold"])
+        maps /= np.array([max(len(f), 1) for f in folds], np.float32)[:, None, None, None]
+        return maps, ledgers, folds
+
+    def _products(
+        self, cwd: Path, cache: Any, keys: Any, table: pd.DataFrame, maps: np.ndarray,
+        ledgers: Any, folds: Any,
+    ) -> Products:
+        negative, positive = self.inputs.classes
+        attribution, model = self.inputs.attribution, self.inputs.model
+        names = HeatmapNames(model, positive, cache.grid)
+        regions = Regions.on(self.inputs.atlas, cache.grid)
+        tables = [regions.table(one) for one in maps]
+        controls = (table["label"] == negative).to_numpy()
+        sums = np.array([one["sum"] for one in tables])
+        control_sums = pd.Series(sums[controls].mean(0)) if controls.any() else None
+        rows = cache.rows(keys)
+        products: Products = {}
+        for i, (sub, ses) in enumerate(keys):
+            models = [f"model-{model}_fold-{number}" for number in folds[i]]
+            scores = [one.pop("score") for one in ledgers[i]]
+            facts = method_facts(attribution, positive, models) | {
+                "OutOfFold": True,
+                "Score": float(np.mean(scores)),
+                **ledger_facts(ledgers[i]),
+            }
+            background = nib.Nifti1Image(
+                np.asarray(cache.volumes[rows[i], 0], np.float32), cache.grid.affine
+            )
+            products |= person_products(
+                cwd, {"sub": sub, "ses": ses}, attribution["name"], maps[i], facts, names,
+                regions, background, control_sums,
+            )
+        background = nib.Nifti1Image(
+            np.asarray(cache.volumes[rows, 0], np.float32).mean(0), cache.grid.affine
+        )
+        return products | self._group(cwd, table, maps, tables, names, regions, background)
+
+    def _group(
+        self, cwd: Path, table: pd.DataFrame, maps: np.ndarray, tables: list[pd.DataFrame],
+        names: HeatmapNames, regions: Regions, background: nib.Nifti1Image,
+    ) -> Products:
+        from models.regions import group_region_table
+        from pipelines.figures import plot_slices, region_ranking, save
+
+        method, grid = self.inputs.attribution["name"], names.grid
+        negative, positive = self.inputs.classes
+        facts = method_facts(self.inputs.attribution, positive, [f"model-{names.model}"])
+        products: Products = {}
+        per_class: dict[str, list[pd.DataFrame]] = {}
+        for one in (positive, negative):
+            chosen = (table["label"] == one).to_numpy()
+            per_class[one] = [t for t, use in zip(tables, chosen, strict=True) if use]
+            mean = nib.Nifti1Image(maps[chosen].mean(0), grid.affine)
+            path = relative_path(
+                "heatmap", ".nii.gz", names.image(method, stat="mean", desc=label(one))
+            )
+            figure = f"group/figures/{Path(path).name.removesuffix('.nii.gz')}.png"
+            nib.save(mean, cwd / Path(path).name)
+            save(plot_slices(background, mean), cwd / Path(figure).name)
+            products[path] = {
+                "file": str(cwd / Path(path).name),
+                "sidecar": facts
+                | {"Description": f"Mean out-of-fold heatmap of {int(chosen.sum())} {one}",
+                   "People": int(chosen.sum()), "Resolution": grid.description},
+            }
+            products[figure] = {"file": str(cwd / Path(figure).name), "sidecar": None}
+        means = group_region_table(per_class, control=negative)
+        entities = names.entities(method, atlas=label(regions.atlas.name))
+        path = relative_path("heatmap", ".tsv", entities)
+        write_table(cwd / Path(path).name, means)
+        figure = f"group/figures/{Path(path).stem}.png"
+        save(region_ranking(means, (positive, negative)), cwd / Path(figure).name)
+        products[path] = {"file": str(cwd / Path(path).name), "sidecar": facts | regions.sidecar}
+        products[figure] = {"file": str(cwd / Path(figure).name), "sidecar": None}
+        return products
+
+
+class ExplainPersonInputSpec(BaseInterfaceInputSpec):
+    image = File(exists=True, mandatory=True, desc="registered brain")
+    participant = traits.Str(mandatory=True)
+    session = traits.Str("", usedefault=True)
+    model = traits.Str(mandatory=True, desc="folder of the stored model")
+    folds = traits.List(traits.Int, mandatory=True, desc="folds that never saw the person")
+    known = traits.Bool(False, usedefault=True, desc="whether the person was in the cohort")
+    control_sums = traits.Dict({}, usedefault=True, desc="method -> table of the group")
+    device = traits.Str("cpu", usedefault=True, nohash=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+
+
+class ExplainPersonOutputSpec(TraitedSpec):
+    products = traits.Dict
+
+
+class ExplainPerson(SimpleInterface):
+    """Prediction and heatmaps of one person by a stored ensemble."""
+
+    input_spec = ExplainPersonInputSpec
+    output_spec = ExplainPersonOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        import torch
+
+        from pipelines.images import network_input
+        from pipelines.stored_models import StoredModel, column_of
+
+        cwd = Path(runtime.cwd)
+        model = StoredModel(Path(self.inputs.model))
+        card = model.card
+        positive = card["Classes"][1]
+        volume = network_input(self.inputs.image, model.grid, card["Intensity"])[None]
+        networks = [model.network(fold).to(self.inputs.device) for fold in self.inputs.folds]
+        with torch.no_grad():
+            batch = torch.from_numpy(volume).to(self.inputs.device)
+            scores = torch.cat([network(batch) for network in networks]).cpu()
+        products = self._prediction(cwd, model.name, card, scores)
+        names = HeatmapNames(model.name, positive, model.grid)
+        regions = Regions.on(card["Atlas"], model.grid)
+        background = nib.Nifti1Image(volume[0, 0], model.grid.affine)
+        for attribution in card["Attributions"]:
+            found = [
+                explain_rows(network, volume, [0], attribution, column_of(card, positive))
+                for network in networks
+            ]
+            ledgers = [one[1][0] for one in found]
+            facts = method_facts(
+                attribution, positive, [f"model-{model.name}_fold-{n}" for n in self.inputs.folds]
+            ) | {
+                "OutOfFold": True,
+                "Score": float(np.mean([ledger.pop("score") for ledger in ledgers])),
+                **ledger_facts(ledgers),
+            }
+            products |= person_products(
+                cwd,
+                {"sub": self.inputs.participant, "ses": self.inputs.session},
+                attribution["name"],
+                np.mean([one[0][0] for one in found], axis=0),
+                facts,
+                names,
+                regions,
+                background,
+                self._control_sums(attribution["name"], card["Classes"][0]),
+            )
+        self._results["products"] = products
+        return runtime
+
+    def _control_sums(self, method: str, negative: str) -> pd.Series | None:
+        path = self.inputs.control_sums.get(method)
+        return read_table(Path(path))[f"sum_{negative}"] if path else None
+
+    def _prediction(self, cwd: Path, model: str, card: dict[str, Any], scores: Any) -> Products:
+        probability = float(scores.softmax(1)[:, 1].mean())
+        session = self.inputs.session
+        row = {
+            "participant_id": f"sub-{self.inputs.participant}",
+            "session_id": f"ses-{session}" if session else np.nan,
+            "target": card["Classes"][1],
+            "probability": probability,
+            "score": float((scores[:, 1] - scores[:, 0]).mean()),
+            "predicted": card["Classes"][int(probability >= 0.5)],
+            "n_models": len(scores),
+            "out_of_fold": self.inputs.known,
+        }
+        path = relative_path(
+            "predictions",
+            ".tsv",
+            {"sub": self.inputs.participant, "ses": session, "model": model},
+        )
+        write_table(cwd / Path(path).name, pd.DataFrame([row]))
+        described = "folds that never saw this person" if self.inputs.known else "all folds"
+        return {
+            path: {
+                "file": str(cwd / Path(path).name),
+                "sidecar": {"Description": f"Mean over {described}", "Folds": self.inputs.folds},
+            }
+        }
+

@@ -1,0 +1,45 @@
+"""Interfaces that draw; the drawing itself is in pipelines.figures."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+)
+
+
+class QualityFiguresInputSpec(BaseInterfaceInputSpec):
+    image = File(exists=True, mandatory=True, desc="native image")
+    mask = File(exists=True, mandatory=True, desc="native brain mask")
+    registered = File(exists=True, mandatory=True, desc="brain on the template grid")
+    template = File(exists=True, mandatory=True)
+
+
+class QualityFiguresOutputSpec(TraitedSpec):
+    mask_figure = File(exists=True)
+    registration_figure = File(exists=True)
+
+
+class QualityFigures(SimpleInterface):
+    """Brain mask over the image, and the registered brain under the template's edges."""
+
+    input_spec = QualityFiguresInputSpec
+    output_spec = QualityFiguresOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from pipelines.figures import mask_contour, registration_overlay, save
+
+        image, mask, registered, template = (
+            nib.load(getattr(self.inputs, name))
+            for name in ("image", "mask", "registered", "template")
+        )
+        cwd = Path(runtime.cwd)
+        save(mask_contour(image, mask), cwd / "mask.png")
+        save(registration_overlay(registered, template), cwd / "registration.png")
+        self._results["mask_figure"] = str(cwd / "mask.png")
+        self._results["registration_figure"] = str(cwd / "registration.png")
+        return runtime

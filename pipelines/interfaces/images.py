@@ -1,0 +1,176 @@
+"""Interfaces on single volumes: conform, brain mask, quality numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+from scipy import ndimage
+
+from models.errors import InputError
+from pipelines.derivatives import file_hash, write_table
+from pipelines.images import load_volume
+
+BRAIN_ML = (600.0, 2300.0)
+
+
+class ConformInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="raw image")
+
+
+class ConformOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="float32 image with RAS+ axes")
+    meta = traits.Dict(desc="hash of the raw file, warnings")
+
+
+class Conform(SimpleInterface):
+    """Check a raw image and give it RAS+ axes; voxels are reordered, not interpolated."""
+
+    input_spec = ConformInputSpec
+    output_spec = ConformOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image, notes = load_volume(self.inputs.in_file)
+        out_file = Path(runtime.cwd) / "conformed.nii.gz"
+        nib.save(image, out_file)
+        axes = "".join(nib.aff2axcodes(nib.load(self.inputs.in_file).affine))
+        self._results["out_file"] = str(out_file)
+        self._results["meta"] = {
+            "Warnings": notes,
+            "RawAxes": axes,
+            "RawSHA256": file_hash(self.inputs.in_file),
+        }
+        return runtime
+
+
+class BrainMaskInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="RAS+ image")
+    device = traits.Str("cpu", usedefault=True, desc="cpu or cuda")
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="takes a GPU slot")
+
+
+class BrainMaskOutputSpec(TraitedSpec):
+    out_mask = File(exists=True, desc="brain mask on the image's grid")
+    meta = traits.Dict(desc="how the mask was made, warnings")
+
+
+class BrainMask(SimpleInterface):
+    """Brain mask by deepbet; an image without skull keeps its own outline."""
+
+    input_spec = BrainMaskInputSpec
+    output_spec = BrainMaskOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image = nib.load(self.inputs.in_file)
+        outline = stripped_outline(image)
+        if outline is None:
+            mask, method = _deepbet(image, self.inputs.device), "deepbet"
+            notes = []
+        else:
+            mask, method = outline, "outline of the input"
+            notes = ["the input has no skull: brain extraction was skipped, its outline is the mask"]
+        if not mask.any():
+            raise InputError(f"{self.inputs.in_file}: no brain was found in the image; look at it")
+        out_mask = Path(runtime.cwd) / "mask.nii.gz"
+        nib.save(nib.Nifti1Image(mask.astype(np.uint8), image.affine), out_mask)
+        self._results["out_mask"] = str(out_mask)
+        self._results["meta"] = {
+            "BrainMaskMethod": method,
+            "InputSkullStripped": outline is not None,
+            "Warnings": notes,
+        }
+        return runtime
+
+
+def stripped_outline(image: nib.Nifti1Image) -> np.ndarray | None:
+    """Outline of the brain if the image carries no skull, else None.
+
+    A stripped image has one exact background value around a solid body of a brain's volume; a
+    head is larger, or has noise around it.
+    """
+    data = np.asarray(image.dataobj)
+    background = data.flat[0]
+    body = ndimage.binary_opening(data != background)
+    labels, count = ndimage.label(body)
+    if count == 0:
+        return None
+    largest = labels == np.bincount(labels.flat)[1:].argmax() + 1
+    solid = ndimage.binary_fill_holes(largest)
+    volume_ml = solid.sum() * np.abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    alone = largest.sum() > 0.98 * body.sum()
+    return solid if alone and BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1] else None
+
+
+def _deepbet(image: nib.Nifti1Image, device: str) -> np.ndarray:
+    from deepbet import BrainExtraction
+
+    try:
+        _, mask, _ = BrainExtraction(no_gpu=not device.startswith("cuda")).run(image)
+    except (AssertionError, ValueError) as error:
+        raise InputError(
+            f"no brain was found in the image ({error}); is it a head scan of this modality?"
+        ) from error
+    return np.asarray(mask.dataobj) > 0
+
+
+class QualityInputSpec(BaseInterfaceInputSpec):
+    participant = traits.Str(mandatory=True)
+    session = traits.Str("", usedefault=True)
+    mask = File(exists=True, mandatory=True, desc="native brain mask")
+    registered = File(exists=True, mandatory=True, desc="brain on the template grid")
+    registered_mask = File(exists=True, mandatory=True)
+    template = File(exists=True, mandatory=True, desc="template brain on the same grid")
+
+
+class QualityOutputSpec(TraitedSpec):
+    out_table = File(exists=True, desc="one row of numbers and flags")
+    meta = traits.Dict(desc="flags as warnings")
+
+
+class Quality(SimpleInterface):
+    """Numbers that tell a failed mask or registration from a good one."""
+
+    input_spec = QualityInputSpec
+    output_spec = QualityOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        mask = nib.load(self.inputs.mask)
+        voxel_ml = np.abs(np.linalg.det(mask.affine[:3, :3])) / 1000
+        template = np.asarray(nib.load(self.inputs.template).dataobj, np.float32)
+        registered = np.asarray(nib.load(self.inputs.registered).dataobj, np.float32)
+        brain = template > 0
+        theirs = np.asarray(nib.load(self.inputs.registered_mask).dataobj) > 0
+        row = {
+            "participant_id": f"sub-{self.inputs.participant}",
+            "session_id": f"ses-{self.inputs.session}" if self.inputs.session else "n/a",
+            "mask_volume_ml": round(float((np.asarray(mask.dataobj) > 0).sum() * voxel_ml), 1),
+            "template_correlation": round(float(np.corrcoef(registered[brain], template[brain])[0, 1]), 4),
+            "template_overlap": round(float(2 * (theirs & brain).sum() / (theirs.sum() + brain.sum())), 4),
+        }
+        flags = quality_flags(row)
+        row["flags"] = "; ".join(flags) or "n/a"
+        out_table = Path(runtime.cwd) / "qc.tsv"
+        write_table(out_table, pd.DataFrame([row]))
+        self._results["out_table"] = str(out_table)
+        self._results["meta"] = {"Warnings": flags}
+        return runtime
+
+
+def quality_flags(row: dict[str, Any]) -> list[str]:
+    """Plain sentences for numbers that are far off; an empty list is a clean scan."""
+    flags = []
+    if not 850 <= row["mask_volume_ml"] <= 2000:
+        flags.append(f"unusual brain mask volume ({row['mask_volume_ml']:.0f} ml)")
+    if row["template_correlation"] < 0.6:
+        flags.append(f"low correlation with the template ({row['template_correlation']:.2f})")
+    if row["template_overlap"] < 0.9:
+        flags.append(f"brain does not cover the template (Dice {row['template_overlap']:.2f})")
+    return flags

@@ -1,0 +1,309 @@
+"""Interfaces of the classification: pack the images, train a fold, gather the predictions."""
+
+import json
+import logging
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+from tqdm import tqdm
+
+from pipelines.derivatives import fingerprint, read_table, write_json, write_table
+from pipelines.heatmaps import Products
+
+log = logging.getLogger("brainwhy.training")
+
+
+def read_cohort(path: str | Path) -> pd.DataFrame:
+    """Cohort table of a group run: one row per image.
+
+    Columns: participant_id, session_id ("" without sessions), image (path), positive (bool),
+    train and test (bool: whether the image may be used so), then the covariates.
+    """
+    table = read_table(Path(path))
+    table["session_id"] = table["session_id"].fillna("")
+    return table
+
+
+def image_keys(cohort: pd.DataFrame) -> list[tuple[str, str]]:
+    """(participant, session) of each row, without ``sub-`` and ``ses-``."""
+    return [
+        (row.participant_id.removeprefix("sub-"), row.session_id.removeprefix("ses-"))
+        for row in cohort.itertuples()
+    ]
+
+
+def rows_of(cohort: pd.DataFrame, people: list[str], use: str) -> list[int]:
+    """Rows of the images of ``people`` that may be used for "train" or "test"."""
+    chosen = cohort["participant_id"].str.removeprefix("sub-").isin(people) & cohort[use]
+    return np.flatnonzero(chosen).tolist()
+
+
+class PackVolumesInputSpec(BaseInterfaceInputSpec):
+    cohort = File(exists=True, mandatory=True)
+    grid = traits.Dict(mandatory=True, desc="name, shape, voxel_mm, origin_mm")
+    intensity = traits.Str(mandatory=True)
+
+
+class PackVolumesOutputSpec(TraitedSpec):
+    cache = traits.Str(desc="folder of the packed images")
+    content_hash = traits.Str(desc="hash of the packed voxels")
+
+
+class PackVolumes(SimpleInterface):
+    """Bring every image of the cohort to the recipe's grid, into one memory-mapped file."""
+
+    input_spec = PackVolumesInputSpec
+    output_spec = PackVolumesOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from models.volumes import write_cache
+        from pipelines.images import network_input
+        from pipelines.stored_models import grid_from_card
+
+        cohort = read_cohort(self.inputs.cohort)
+        grid = grid_from_card(self.inputs.grid)
+        images = tqdm(cohort["image"], desc="packing images", unit="image", disable=None)
+        volumes = (network_input(path, grid, self.inputs.intensity) for path in images)
+        cache = write_cache(Path(runtime.cwd) / "cache", image_keys(cohort), volumes, grid)
+        self._results["cache"] = str(Path(runtime.cwd) / "cache")
+        self._results["content_hash"] = cache.content_hash
+        return runtime
+
+
+class TrainFoldInputSpec(BaseInterfaceInputSpec):
+    cache = traits.Str(mandatory=True)
+    content_hash = traits.Str(mandatory=True)
+    cohort = File(exists=True, mandatory=True)
+    split = traits.Dict(mandatory=True, desc="repeat, fold, number, roles")
+    network = traits.Dict(mandatory=True)
+    protocol = traits.Dict(mandatory=True)
+    seed = traits.Int(mandatory=True)
+    model = traits.Str(mandatory=True, desc="label of the model")
+    stored = traits.Str("", usedefault=True, desc="output folder that may hold this very fold")
+    force = traits.Bool(False, usedefault=True)
+    device = traits.Str("cpu", usedefault=True, nohash=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+
+
+class TrainFoldOutputSpec(TraitedSpec):
+    weights = File(exists=True)
+    scores = File(exists=True, desc="scores of the test images")
+    products = traits.Dict(desc="weights, split, history")
+
+
+class TrainFold(SimpleInterface):
+    """Train one network on one split; a stored fold of the same making is taken instead."""
+
+    input_spec = TrainFoldInputSpec
+    output_spec = TrainFoldOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from models.training.splits import Split
+        from models.volumes import open_cache
+        from pipelines.stored_models import made_by, model_file, write_split
+
+        cwd, split = Path(runtime.cwd), Split(**self.inputs.split)
+        paths = {
+            "weights": model_file(self.inputs.model, "weights", ".safetensors", split.number),
+            "split": model_file(self.inputs.model, "split", ".tsv", split.number),
+            "history": model_file(self.inputs.model, "history", ".tsv", split.number),
+        }
+        files = {name: cwd / Path(path).name for name, path in paths.items()}
+        this = fingerprint(
+            self.inputs.content_hash,
+            self.inputs.split,
+            self.inputs.network,
+            self.inputs.protocol,
+            self.inputs.seed,
+        )
+        old = {name: Path(self.inputs.stored) / path for name, path in paths.items()}
+        if self.inputs.stored and not self.inputs.force and made_by(old["weights"]) == this:
+            for name in ("weights", "history"):
+                copyfile(old[name], files[name])
+        else:
+            self._train(files, split, this)
+        write_split(split, files["split"])
+        cohort, cache = read_cohort(self.inputs.cohort), open_cache(Path(self.inputs.cache))
+        rows = rows_of(cohort, split.people("test"), "test")
+        write_table(cwd / "scores.tsv", self._scores(files["weights"], cohort, cache, rows, split))
+        self._results["weights"] = str(files["weights"])
+        self._results["scores"] = str(cwd / "scores.tsv")
+        self._results["products"] = {
+            path: {"file": str(files[name]), "sidecar": None} for name, path in paths.items()
+        }
+        return runtime
+
+    def _train(self, files: dict[str, Path], split: Any, this: str) -> None:
+        import torch
+
+        from models.training.augmentation import Augmentation
+        from models.training.loop import Protocol, train
+        from models.volumes import open_cache
+        from pipelines.stored_models import new_network, save_weights
+
+        cohort, cache = read_cohort(self.inputs.cohort), open_cache(Path(self.inputs.cache))
+        seed = self.inputs.seed + split.number
+        torch.manual_seed(seed)
+        network = new_network(self.inputs.network, cache.grid)
+        options = dict(self.inputs.protocol)
+        protocol = Protocol(augmentation=Augmentation(**options.pop("augmentation", {})), **options)
+        history = train(
+            network,
+            cache.volumes,
+            cohort["positive"].to_numpy(bool),
+            train_rows=rows_of(cohort, split.people("train"), "train"),
+            validation_rows=rows_of(cohort, split.people("validation"), "test"),
+            protocol=protocol,
+            seed=seed,
+            device=self.inputs.device,
+            checkpoint=files["weights"].with_name(f"checkpoint-{this[:16]}.pt"),
+            report=lambda row: log.info(
+                "fold %d, epoch %d: training loss %.3f", split.number, row["epoch"], row["train_loss"]
+            ),
+        )
+        write_table(files["history"], pd.DataFrame(history))
+        save_weights(network, files["weights"], this)
+
+    def _scores(
+        self, weights: Path, cohort: pd.DataFrame, cache: Any, rows: list[int], split: Any
+    ) -> pd.DataFrame:
+        from safetensors.torch import load_file
+
+        from models.training.loop import predict
+        from pipelines.stored_models import new_network
+
+        network = new_network(self.inputs.network, cache.grid)
+        network.load_state_dict(load_file(weights))
+        network.to(self.inputs.device)
+        scores = predict(network, cache.volumes, rows, device=self.inputs.device)
+        chosen = cohort.iloc[rows]
+        return pd.DataFrame(
+            {
+                "participant_id": chosen["participant_id"],
+                "session_id": chosen["session_id"],
+                "repeat": split.repeat,
+                "fold": split.fold,
+                "number": split.number,
+                "score": (scores[:, 1] - scores[:, 0]).numpy(),
+                "probability": scores.softmax(1)[:, 1].numpy(),
+            }
+        )
+
+
+class PredictionsInputSpec(BaseInterfaceInputSpec):
+    cohort = File(exists=True, mandatory=True)
+    scores = traits.List(File(exists=True), mandatory=True, desc="of every fold")
+    model = traits.Str(mandatory=True)
+    classes = traits.List(traits.Str, mandatory=True, desc="negative, positive")
+    card = traits.Dict(mandatory=True, desc="model card without results")
+
+
+class PredictionsOutputSpec(TraitedSpec):
+    table = File(exists=True, desc="out-of-fold prediction per image")
+    products = traits.Dict
+
+
+class Predictions(SimpleInterface):
+    """Out-of-fold predictions (mean over repeats), metrics, model card, figures."""
+
+    input_spec = PredictionsInputSpec
+    output_spec = PredictionsOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from models.training.metrics import classification_metrics
+        from pipelines.stored_models import model_file
+
+        cwd, model = Path(runtime.cwd), self.inputs.model
+        table = self._table()
+        people = table.drop_duplicates("participant_id")  # one image per person is judged
+        metrics = classification_metrics(
+            (people["label"] == self.inputs.classes[1]).to_numpy(), people["probability"].to_numpy()
+        )
+        order = list(self.inputs.classes)
+        confusion = (
+            pd.crosstab(people["label"], people["predicted"])
+            .reindex(index=order, columns=order, fill_value=0)
+            .rename_axis(columns=None)
+            .reset_index()
+        )
+        products: Products = {}
+        for name, content in (
+            ("predictions", table.drop(columns="folds")),
+            ("metrics", metrics),
+            ("confusion", confusion),
+        ):
+            path = f"group/model-{model}_desc-oof_{name}.tsv"
+            write_table(cwd / Path(path).name, content)
+            products[path] = {
+                "file": str(cwd / Path(path).name),
+                "sidecar": {"Description": OOF, "PositiveClass": self.inputs.classes[1]},
+            }
+        card = self.inputs.card | {"Metrics": json.loads(metrics.to_json(orient="records"))}
+        card_path = model_file(model, "modelcard", ".json")
+        write_json(cwd / "modelcard.json", card)
+        products[card_path] = {"file": str(cwd / "modelcard.json"), "sidecar": None}
+        products |= self._figures(cwd, people, confusion)
+        write_table(cwd / "table.tsv", table)
+        self._results["table"] = str(cwd / "table.tsv")
+        self._results["products"] = products
+        return runtime
+
+    def _table(self) -> pd.DataFrame:
+        from models.training.metrics import outcome
+
+        cohort = read_cohort(self.inputs.cohort)
+        every = pd.concat([read_table(Path(path)) for path in self.inputs.scores])
+        every["session_id"] = every["session_id"].fillna("")
+        keys = ["participant_id", "session_id"]
+        table = every.groupby(keys, as_index=False).agg(
+            probability=("probability", "mean"),
+            score=("score", "mean"),
+            n_models=("score", "size"),
+            folds=("number", lambda numbers: ",".join(map(str, numbers))),
+            fold=("fold", "first"),
+        )
+        table = table.merge(cohort[[*keys, "positive"]], on=keys)
+        negative, positive = self.inputs.classes
+        predicted = table["probability"] >= 0.5
+        table["label"] = np.where(table["positive"], positive, negative)
+        table["predicted"] = np.where(predicted, positive, negative)
+        table["outcome"] = [outcome(*pair) for pair in zip(table["positive"], predicted, strict=True)]
+        table["session_id"] = table["session_id"].replace("", np.nan)
+        columns = "label probability score predicted outcome n_models fold folds".split()
+        return table[[*keys, *columns]]
+
+    def _figures(self, cwd: Path, people: pd.DataFrame, confusion: pd.DataFrame) -> Products:
+        from pipelines import figures
+
+        positive = self.inputs.classes[1]
+        drawn = {
+            "roc": figures.roc(people, positive),
+            "confusion": figures.confusion(confusion),
+            "probabilities": figures.probabilities(people, positive),
+        }
+        return group_figures(cwd, self.inputs.model, drawn)
+
+
+OOF = "Every person was predicted by networks that never saw that person; mean over repeats"
+
+
+def group_figures(cwd: Path, model: str, drawn: dict[str, Any]) -> Products:
+    """Save figures as products ``group/figures/model-<label>_desc-<what>.png``."""
+    from pipelines.figures import save
+
+    products: Products = {}
+    for what, figure in drawn.items():
+        name = f"model-{model}_desc-{what}.png"
+        save(figure, cwd / name)
+        products[f"group/figures/{name}"] = {"file": str(cwd / name), "sidecar": None}
+    return products

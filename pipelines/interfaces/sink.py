@@ -1,0 +1,97 @@
+"""The sink: puts a workflow's results into the output folder, all of them or none."""
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    DynamicTraitedSpec,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from pipelines.derivatives import place, sidecar_path, write_json
+
+
+class SaveInputSpec(DynamicTraitedSpec, BaseInterfaceInputSpec):
+    output_dir = traits.Str(mandatory=True)
+    paths = traits.Dict(mandatory=True, desc="input name -> path below output_dir")
+    sidecars = traits.Dict(desc="input name -> static part of its sidecar")
+    common = traits.Dict(desc="fields of every sidecar")
+
+
+class SaveOutputSpec(TraitedSpec):
+    saved = traits.Dict(desc="input name -> absolute path")
+
+
+class SaveDerivatives(SimpleInterface):
+    """Copy files to their BIDS names; inputs named ``*_meta`` are merged into every sidecar.
+
+    The files are named by ``paths``; its last entry is written last and so marks the set as
+    complete. Every file appears in one step under its name.
+    """
+
+    input_spec = SaveInputSpec
+    output_spec = SaveOutputSpec
+
+    def __init__(self, names: tuple[str, ...] = (), **inputs: Any) -> None:
+        super().__init__(**inputs)
+        for name in names:
+            self.inputs.add_trait(name, traits.Any)
+            setattr(self.inputs, name, traits.Undefined)
+
+    def _run_interface(self, runtime: Any) -> Any:
+        values = {
+            name: value for name, value in self.inputs.get().items() if isdefined(value)
+        }
+        measured = _merge([value for name, value in values.items() if name.endswith("_meta")])
+        saved = {}
+        for name, relative in self.inputs.paths.items():
+            target = Path(self.inputs.output_dir) / relative
+            static = values.get("sidecars", {}).get(name, {})
+            if not relative.endswith((".png", ".h5")):
+                write_json(
+                    sidecar_path(target), {**values.get("common", {}), **measured, **static}
+                )
+            place(values[name], target)
+            saved[name] = str(target)
+        self._results["saved"] = saved
+        return runtime
+
+
+def _merge(metas: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join dictionaries; lists of warnings add up."""
+    warnings = [warning for meta in metas for warning in meta.get("Warnings", [])]
+    merged = {key: value for meta in metas for key, value in meta.items()}
+    return merged | {"Warnings": warnings}
+
+
+class SaveProductsInputSpec(BaseInterfaceInputSpec):
+    output_dir = traits.Str(mandatory=True)
+    products = traits.List(traits.Dict, mandatory=True, desc="path -> file and sidecar")
+    common = traits.Dict({}, usedefault=True, desc="fields of every sidecar")
+
+
+class SaveProductsOutputSpec(TraitedSpec):
+    saved = traits.List(traits.Str, desc="absolute paths")
+
+
+class SaveProducts(SimpleInterface):
+    """Copy the files that nodes hand on as ``products`` to their BIDS names."""
+
+    input_spec = SaveProductsInputSpec
+    output_spec = SaveProductsOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        saved = []
+        for products in self.inputs.products:
+            for relative, product in products.items():
+                target = Path(self.inputs.output_dir) / relative
+                if product["sidecar"] is not None:
+                    write_json(sidecar_path(target), self.inputs.common | product["sidecar"])
+                place(product["file"], target)
+                saved.append(str(target))
+        self._results["saved"] = saved
+        return runtime

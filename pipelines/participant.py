@@ -1,0 +1,66 @@
+"""Participant level: one workflow per person, side by side under one parent."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nipype.pipeline import engine as pe
+
+from models.grids import full_grid
+from models.volumes import to_grid
+from pipelines.atlases import template
+from pipelines.derivatives import SPACE, place
+from pipelines.inputs import Scan
+from pipelines.preprocess.t1w import T1wOptions, init_t1w_wf
+
+
+def template_on_grid(resolution_mm: float, folder: Path) -> Path:
+    """The template brain at ``resolution_mm``, written once into ``folder``."""
+    grid = full_grid(resolution_mm)
+    target = folder / f"tpl-{SPACE}_res-{grid.name}_desc-brain_T1w.nii.gz"
+    if not target.exists():
+        image = nib.load(template())
+        data = to_grid(np.asarray(image.dataobj, np.float32), image.affine, grid)
+        data[data < 1] = 0  # the rim that smoothing adds around the brain
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{target.name.removesuffix('.nii.gz')}_part.nii.gz"
+        nib.save(nib.Nifti1Image(data.astype(np.float32), grid.affine), partial)
+        place(partial, target)
+        partial.unlink()
+    return target
+
+
+def init_participant_wf(
+    *,
+    scans: Sequence[Scan],
+    output_dir: Path,
+    work_dir: Path,
+    options: T1wOptions,
+    device: str = "cpu",
+) -> pe.Workflow:
+    """Preprocess every scan; people and sessions are independent branches.
+
+    Each person works in a folder of their own below ``work_dir/participant``, so that processes
+    may share a work dir as long as no two run the same person at once.
+    """
+    brain = template_on_grid(options.resolution_mm, work_dir / "templates")
+    parent = pe.Workflow("participant", base_dir=str(work_dir))
+    for participant in sorted({scan.participant for scan in scans}):
+        person = pe.Workflow(f"sub_{participant}")
+        for scan in scans:
+            if scan.participant == participant:
+                person.add_nodes(
+                    [
+                        init_t1w_wf(
+                            name=f"t1w_ses_{scan.session}_wf" if scan.session else "t1w_wf",
+                            scan=scan,
+                            output_dir=output_dir,
+                            template=brain,
+                            options=options,
+                            device=device,
+                        )
+                    ]
+                )
+        parent.add_nodes([person])
+    return parent

@@ -1,0 +1,1 @@
+"""One workflow per modality, from the raw image to template space."""

@@ -1,0 +1,166 @@
+"""Trained models on disk: weights, splits and the model card below ``models/``."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from models.errors import InputError
+from models.grids import Grid
+from models.networks import build
+from models.training.splits import Split
+from pipelines.derivatives import label, read_table, write_table
+
+
+def model_folder(model: str) -> str:
+    """Folder of a model below the output folder."""
+    return f"models/model-{model}"
+
+
+def model_file(model: str, suffix: str, extension: str, fold: int | None = None) -> str:
+    """Path of one of a model's files below the output folder."""
+    part = f"_fold-{fold}" if fold is not None else ""
+    return f"{model_folder(model)}/model-{model}{part}_{suffix}{extension}"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A trained ensemble, one network per fold.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds ``model-<label>_modelcard.json`` and the folds' files.
+    """
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The model's label."""
+        return self.folder.name.removeprefix("model-")
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """The model card."""
+        return json.loads((self.folder / f"model-{self.name}_modelcard.json").read_text())
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the input."""
+        return grid_from_card(self.card["Grid"])
+
+    @property
+    def folds(self) -> list[int]:
+        """Numbers of the folds, from 1."""
+        return list(range(1, self.card["Folds"] + 1))
+
+    def weights(self, fold: int) -> Path:
+        """Weights of a fold."""
+        return self.folder / f"model-{self.name}_fold-{fold}_weights.safetensors"
+
+    def unseen_folds(self, participant: str) -> tuple[list[int], bool]:
+        """Folds that may explain a person, and whether the person was in the cohort.
+
+        A fold may if it tested the person or never met the person; a person it validated on
+        counts as seen.
+        """
+        allowed, known = [], False
+        for fold in self.folds:
+            split = read_table(self.folder / f"model-{self.name}_fold-{fold}_split.tsv")
+            roles = split.loc[split["participant_id"] == f"sub-{participant}", "role"]
+            known |= len(roles) > 0
+            if all(role == "test" for role in roles):
+                allowed.append(fold)
+        return allowed, known
+
+    def network(self, fold: int) -> nn.Module:
+        """The trained network of a fold, in eval mode."""
+        network = new_network(self.card["Network"], self.grid)
+        network.load_state_dict(load_file(self.weights(fold)))
+        return network.eval()
+
+
+def grid_from_card(entry: Mapping[str, Any]) -> Grid:
+    """Grid written by :func:`grid_entry`."""
+    return Grid(entry["name"], tuple(entry["shape"]), entry["voxel_mm"], tuple(entry["origin_mm"]))
+
+
+def new_network(network: Mapping[str, Any], grid: Grid) -> nn.Module:
+    """A network with fresh weights; ``network`` is the recipe's table."""
+    options = {key: value for key, value in network.items() if key != "name"}
+    return build(network["name"], grid.shape, **options)
+
+
+def save_weights(network: nn.Module, path: Path, made_by: str) -> None:
+    """Write safetensors; ``made_by`` is the fingerprint of what they were trained on and how."""
+    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    save_file(state, path, metadata={"fingerprint": made_by})
+
+
+def made_by(path: Path) -> str:
+    """Fingerprint inside a weights file, "" where there is no such file."""
+    if not path.exists():
+        return ""
+    with safe_open(path, framework="pt") as stored:
+        return (stored.metadata() or {}).get("fingerprint", "")
+
+
+def write_split(split: Split, path: Path) -> None:
+    """Write who had which role in a fold."""
+    rows = [
+        (f"sub-{person}", split.repeat, split.fold, role)
+        for person, role in sorted(split.roles.items())
+    ]
+    write_table(path, pd.DataFrame(rows, columns=["participant_id", "repeat", "fold", "role"]))
+
+
+def choose_model(output_dir: Path, wanted: str | None) -> StoredModel | None:
+    """The stored model to explain with.
+
+    Parameters
+    ----------
+    wanted : str, optional
+        ``--model``: a name below ``output_dir/models``, or a model's folder anywhere.
+
+    Returns
+    -------
+    StoredModel or None
+        None when nothing is stored and nothing was asked for.
+
+    Raises
+    ------
+    models.errors.InputError
+        The model asked for is not there, or there are several and none was named.
+    """
+    stored = [StoredModel(path.parent) for path in sorted(output_dir.glob(
+        "models/model-*/model-*_modelcard.json"
+    ))]
+    if wanted is None:
+        if len(stored) > 1:
+            names = ", ".join(model.name for model in stored)
+            raise InputError(f"{output_dir}/models holds several models: choose by --model ({names})")
+        return stored[0] if stored else None
+    if Path(wanted).is_dir():
+        given = Path(wanted)
+        if not list(given.glob("model-*_modelcard.json")):
+            raise InputError(f"--model {wanted}: the folder holds no model-*_modelcard.json")
+        return StoredModel(given)
+    for model in stored:
+        if model.name in (wanted, label(wanted)):
+            return model
+    names = ", ".join(model.name for model in stored) or "none"
+    raise InputError(f"--model {wanted}: not below {output_dir}/models (there: {names})")
+
+
+def column_of(card: Mapping[str, Any], target: str) -> int:
+    """Output of the network that belongs to a class."""
+    classes: Sequence[str] = card["Classes"]
+    return list(classes).index(target)

@@ -1,0 +1,668 @@
+"""Pages hold the numbers, load nothing, escape everything and survive whatever is missing."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from bidsapp.report import group_page, methods_text, participant_page, wording
+from pipelines.figures import save
+
+HOSTILE = '<script>alert("x")</script>'
+SPACE = "space-MNI152NLin2009cAsym"
+MAP = "mod-T1w_{space}model-demot1w_target-AD_method-lrpalphabeta"
+RECIPE = {
+    "name": "demo-t1w",
+    "input": {"modality": "T1w"},
+    "preprocessing": {
+        "registration": "nonlinear",
+        "resolution_mm": 3.0,
+        "grid": "3mm",
+        "intensity": "zscore",
+    },
+    "cohort": {"target": "diagnosis", "positive": "AD", "negative": "CN", "covariates": ["age"]},
+    "network": {"name": "demo"},
+    "training": {
+        "folds": 3,
+        "learning_rate": 1e-3,
+        "epochs": 30,
+        "batch_size": 4,
+        "schedule": "onecycle",
+        "flip_probability": 0.5,
+    },
+    "attribution": [
+        {"name": "lrpalphabeta", "method": "lrp_alpha_beta", "beta": 1.0, "input_layer": "flat"},
+        {"name": "saliency", "method": "saliency"},
+    ],
+    "regions": {"atlas": "AAL"},
+    "statistics": {
+        "smoothing_fwhm_mm": 8,
+        "alpha": 0.05,
+        "permutations": 1000,
+        "min_cluster_mm3": 256,
+    },
+}
+VERSIONS = {"brainwhy": "0.1.0", "torch": "2.13.0", "nipype": "1.11.0", "deepbet": "1.0.2"}
+SIDECAR = {
+    "Method": "lrp_alpha_beta",
+    "Parameters": {"beta": 1.0, "input_layer": "flat"},
+    "ExplainedClass": "AD",
+    "Models": ["fold-1", "fold-4"],
+    "OutOfFold": True,
+    "Ledger": {"start": 0.8, "map": 0.6, "bias": 0.15, "epsilon": 0.0, "no_input": 0.05},
+    "ConservationError": 1e-7,
+    "Warnings": ["the map of sub-01 is odd"],
+}
+STATISTICS = {
+    "Contrast": "AD - CN",
+    "Alpha": 0.05,
+    "Permutations": 1000,
+    "ThresholdT": 4.71,
+    "SmoothingFWHM_mm": 8,
+    "MinClusterMm3": 256,
+    "Participants": {"AD": 2, "CN": 1},
+    "Excluded": {"sub-04": "age missing"},
+    "Covariates": ["age", "sex"],
+}
+
+
+def tsv(path, **columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(columns).to_csv(path, sep="\t", index=False, na_rep="n/a")
+
+
+def dump(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def png(path):
+    figure = Figure(figsize=(1, 0.5))
+    figure.add_subplot().imshow(np.zeros((2, 2)))
+    save(figure, path, dpi=20)
+
+
+def metrics(root, accuracy=(0.8, 0.65, 0.95)):
+    names = ["accuracy", "balanced_accuracy", "sensitivity", "specificity", "roc_auc"]
+    values = [accuracy, accuracy, (0.75, 0.5, 0.9), (0.85, 0.6, 0.96), (0.873, 0.7, 0.99)]
+    value, low, high = zip(*values, strict=True)
+    tsv(
+        root / "group/model-demot1w_desc-oof_metrics.tsv",
+        metric=names,
+        value=value,
+        ci_low=low,
+        ci_high=high,
+    )
+    dump(root / "group/model-demot1w_desc-oof_metrics.json", {"ConfidenceLevel": 0.95})
+
+
+def one_person(root, label="01"):
+    folder, figures = root / f"sub-{label}/anat", root / f"sub-{label}/figures"
+    tsv(
+        folder / f"sub-{label}_qc.tsv",
+        participant_id=[f"sub-{label}"],
+        session_id=[None],
+        mask_volume_ml=[1234.5],
+        template_correlation=[0.913],
+        flags=["mask_volume_low" if label == "02" else None],
+    )
+    tsv(
+        folder / f"sub-{label}_model-demot1w_predictions.tsv",
+        participant_id=[f"sub-{label}"],
+        session_id=[None],
+        target=["AD"],
+        probability=[0.834],
+        score=[1.6],
+        predicted=["AD"],
+        n_models=[2],
+        out_of_fold=[True],
+    )
+    name = f"sub-{label}_" + MAP.format(space=f"{SPACE}_")
+    (folder / f"{name}_res-3mm_heatmap.nii.gz").write_bytes(b"")
+    dump(folder / f"{name}_res-3mm_heatmap.json", SIDECAR)
+    tsv(
+        folder / f"{name}_atlas-AAL_heatmap.tsv",
+        index=[1, 2],
+        name=["Hippocampus_L", "Precuneus_R"],
+        voxels=[10, 20],
+        sum=[0.31, 0.02],
+        density=[0.031, 0.001],
+        gain=[2.5, 1.1],
+    )
+    for picture in ("desc-mask_T1w", "desc-registration_T1w", MAP.format(space="") + "_heatmap"):
+        png(figures / f"sub-{label}_{picture}.png")
+    dump(
+        root / f"logs/participant-{label}.json",
+        {
+            "Command": ["brainwhy", "in", "out", "participant"],
+            "EndTime": "2025-01-01T10:00:00",
+            "Versions": VERSIONS,
+            "Recipe": RECIPE,
+            "Warnings": ["no JSON beside the scan"],
+            "Failures": [
+                {
+                    "Participant": f"sub-{label}",
+                    "Node": "registration",
+                    "Message": "no memory",
+                    "CrashFile": "logs/crash.pklz",
+                }
+            ]
+            if label == "02"
+            else [],
+        },
+    )
+
+
+def group(root):
+    tsv(
+        root / "group/model-demot1w_desc-oof_predictions.tsv",
+        participant_id=["sub-01", "sub-02", "sub-03"],
+        label=["AD", "AD", "CN"],
+        probability=[0.834, 0.7, 0.2],
+        score=[1.6, 0.8, -1.4],
+        predicted=["AD", "AD", "CN"],
+        outcome=["TP", "TP", "TN"],
+        n_models=[2, 2, 2],
+    )
+    metrics(root)
+    tsv(
+        root / "group/model-demot1w_desc-oof_confusion.tsv",
+        label=["AD", "CN"],
+        AD=[2, 0],
+        CN=[0, 1],
+    )
+    tsv(
+        root / "group/qc.tsv",
+        participant_id=["sub-01", "sub-02"],
+        session_id=[None, None],
+        mask_volume_ml=[1234.5, 801.0],
+        template_correlation=[0.913, 0.5],
+        flags=[None, "mask_volume_low"],
+    )
+    base = "group/" + MAP.format(space=f"{SPACE}_")
+    for name in ("AD", "CN"):
+        stem = f"{base}_stat-mean_res-3mm_desc-{name}_heatmap"
+        (root / f"{stem}.nii.gz").write_bytes(b"")
+        dump(root / f"{stem}.json", SIDECAR | {"Warnings": []})
+        png(root / f"group/figures/{MAP.format(space='')}_stat-mean_desc-{name}_heatmap.png")
+    tsv(
+        root / f"{base}_atlas-AAL_heatmap.tsv",
+        index=[1, 2],
+        name=["Hippocampus_L", "Precuneus_R"],
+        voxels=[10, 20],
+        sum_AD=[0.31, 0.02],
+        sum_CN=[0.1, 0.02],
+    )
+    test = f"group/mod-T1w_{SPACE}_contrast-ADMinusCN"
+    for stem in ("stat-t_res-3mm", "stat-p_res-3mm_desc-FWE", "stat-t_res-3mm_desc-FWE"):
+        (root / f"{test}_{stem}_statmap.nii.gz").write_bytes(b"")
+        dump(root / f"{test}_{stem}_statmap.json", STATISTICS)
+    tsv(
+        root / f"{test}_res-3mm_desc-FWE_clusters.tsv",
+        cluster_id=[1],
+        sign=["negative"],
+        voxels=[40],
+        volume_mm3=[1080.0],
+        peak_t=[-6.32],
+        peak_p_fwe=[0.001],
+        x_mm=[-24.0],
+        y_mm=[-15.0],
+        z_mm=[-18.0],
+        region=["Hippocampus_L"],
+    )
+    for name in (
+        "model-demot1w_desc-roc_predictions",
+        "model-demot1w_desc-oof_predictions",
+        "model-demot1w_desc-oof_confusion",
+        "model-demot1w_history",
+        "qc",
+        "mod-T1w_contrast-ADMinusCN_stat-t_desc-FWE_statmap",
+        "model-demot1w_desc-new_x",
+        MAP.format(space="") + "_atlas-AAL_heatmap",
+    ):
+        png(root / f"group/figures/{name}.png")
+    dump(
+        root / "logs/group.json",
+        {"Versions": VERSIONS, "Recipe": RECIPE, "Warnings": ["few people"], "Failures": []},
+    )
+
+
+@pytest.fixture
+def derivatives(tmp_path):
+    root = tmp_path / "out"
+    tsv(
+        root / "participants.tsv",
+        participant_id=["sub-01", "sub-02", "sub-03", "sub-04", "sub-05"],
+        diagnosis=["AD", "AD", "CN", "CN", "MCI"],
+        age=[70, 80, 75, None, 66],
+        sex=["F", "M", "F", "F", "M"],
+        site=[HOSTILE, "Paris", "Paris", "Paris", "Paris"],
+    )
+    for label in ("01", "02"):
+        one_person(root, label)
+    group(root)
+    return root
+
+
+class Page(HTMLParser):
+    """What a page loads, where it leads, its pictures and its words."""
+
+    VOID = ("meta", "img", "br", "link", "input", "hr")
+
+    def __init__(self, path):
+        super().__init__()
+        self.loads, self.links, self.ids, self.alts = [], [], [], []
+        self.tags, self.words, self.open = set(), [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.loads += [values[key] for key in ("src", "srcset", "poster", "data") if key in values]
+        if "href" in values:
+            (self.links if tag == "a" else self.loads).append(values["href"])
+        if "id" in values:
+            self.ids.append(values["id"])
+        if tag == "img":
+            self.alts.append(values.get("alt", ""))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+@pytest.fixture
+def person(derivatives):
+    return Page(participant_page(derivatives, "sub-01"))
+
+
+@pytest.fixture
+def cohort(derivatives):
+    for label in ("01", "02"):
+        participant_page(derivatives, label)
+    return Page(group_page(derivatives, None))
+
+
+def test_pages_are_where_they_should_be(derivatives):
+    assert participant_page(derivatives, "02") == derivatives / "sub-02.html"
+    assert group_page(derivatives, "demot1w") == derivatives / "group.html"
+    assert not list(derivatives.glob(".*.partial"))
+
+
+@pytest.mark.parametrize("page", ["person", "cohort"])
+def test_nothing_is_loaded(page, request):
+    shown = request.getfixturevalue(page)
+    assert all(one.startswith("data:image/png;base64,") for one in shown.loads)
+    assert not shown.tags & {"script", "link", "iframe", "object"}
+
+
+@pytest.mark.parametrize("page", ["person", "cohort"])
+def test_every_picture_has_a_text_and_every_anchor_a_target(page, request):
+    shown = request.getfixturevalue(page)
+    assert shown.alts
+    assert all(shown.alts)
+    assert not shown.open
+    assert len(shown.ids) == len(set(shown.ids))
+    inside = {one[1:] for one in shown.links if one.startswith("#")}
+    assert inside <= set(shown.ids)
+
+
+def test_participant_page_has_the_numbers(person):
+    for words in (
+        "nothing was flagged",
+        "The probability of AD is 0.83",
+        "none of which had seen this person",
+        "The label in participants.tsv is AD, which agrees",
+        "0.913",
+        "LRP, alpha-beta rule",
+        "75 % of it reached the image",
+        "The books balance",
+        "mean of 2: fold-1 and fold-4",
+        "Hippocampus L",
+        "the map of sub-01 is odd",
+        "no JSON beside the scan",
+        "deepbet 1.0.2",
+        "not a medical device",
+        "does not show where disease is",
+    ):
+        assert words in person.text, words
+
+
+def test_flags_and_failures_are_said_first(derivatives):
+    text = Page(participant_page(derivatives, "02")).text
+    assert "Look at the preprocessing first" in text
+    assert "mask volume low" in text
+    assert "1 step failed" in text
+    assert "no memory" in text
+    assert "logs/crash.pklz" in text
+
+
+def test_a_new_person_is_explained_by_the_ensemble(derivatives):
+    path = derivatives / "sub-01/anat/sub-01_model-demot1w_predictions.tsv"
+    tsv(path, target=["AD"], probability=[0.3], predicted=["CN"], n_models=[3], out_of_fold=[False])
+    text = Page(participant_page(derivatives, "01")).text
+    assert "3 networks answered together: the whole ensemble" in text
+    assert "the answer disagrees" in text
+
+
+def test_sessions_are_kept_apart(derivatives):
+    for session in ("a", "b"):
+        tsv(
+            derivatives / f"sub-09/ses-{session}/anat/sub-09_ses-{session}_qc.tsv",
+            participant_id=["sub-09"],
+            session_id=[session],
+            mask_volume_ml=[1000],
+            flags=[None],
+        )
+    text = Page(participant_page(derivatives, "09")).text
+    assert "Session a" in text
+    assert "Session b" in text
+
+
+def test_registration_variants_are_told_apart(derivatives):
+    folder = derivatives / "sub-01/anat"
+    (folder / "sub-01_qc.tsv").rename(folder / "sub-01_desc-nonlinear_qc.tsv")
+    tsv(
+        folder / "sub-01_desc-linear_qc.tsv",
+        participant_id=["sub-01"],
+        session_id=[None],
+        template_correlation=[0.777],
+        flags=["low correlation"],
+    )
+    figures = derivatives / "sub-01/figures"
+    (figures / "sub-01_desc-registration_T1w.png").rename(
+        figures / "sub-01_desc-registrationNonlinear_T1w.png"
+    )
+    text = Page(participant_page(derivatives, "01")).text
+    for words in (
+        "registration nonlinear",
+        "registration linear",
+        "0.777",
+        "0.913",
+        "low correlation",
+        "Edges of the template",
+    ):
+        assert words in text, words
+    assert "Not found" not in text
+
+
+def test_group_page_has_the_numbers(cohort):
+    for words in (
+        "3 people took part: 2 AD and 1 CN",
+        "balanced accuracy of 80 % (95 % CI 65 % to 95 %)",
+        "chance is 50 %",
+        "0.87 (95 % CI 0.70 to 0.99)",
+        "75.0 (7.1)",
+        "Site: Paris",
+        "diagnosis is MCI, neither AD nor CN",
+        "age missing",
+        "1 of 2 images is flagged",
+        "1 cluster differed between the groups (AD − CN) at 5 % family-wise error",
+        "4.71",
+        "−6.32",
+        "2 AD, 1 CN",
+        "1000",
+        "few people",
+        "the map of sub-01 is odd",
+        "no memory",
+        "Mean over AD",
+        "nipype",
+    ):
+        assert words in cohort.text, words
+    assert "does not beat chance" not in cohort.text
+    assert {"sub-01.html", "sub-02.html"} <= set(cohort.links)
+
+
+def test_every_picture_of_the_group_is_shown_once(cohort, derivatives):
+    assert len(cohort.alts) == len(list((derivatives / "group/figures").glob("*.png")))
+    assert "model-demot1w_desc-new_x" in cohort.text
+
+
+def test_flagged_images_come_first(cohort):
+    table = cohort.text[cohort.text.index("Quality of the preprocessing, flagged") :]
+    assert table.index("sub-02") < table.index("sub-01")
+
+
+def test_chance_is_said_prominently(derivatives):
+    metrics(derivatives, accuracy=(0.6, 0.45, 0.75))
+    text = Page(group_page(derivatives, None)).text
+    assert "The network does not beat chance" in text
+    assert "heatmaps explain nothing" in text
+    assert text.index("does not beat chance") < text.index("people took part")
+
+
+def test_participants_pages_say_so_too(derivatives):
+    assert "does not beat chance" not in Page(participant_page(derivatives, "01")).text
+    metrics(derivatives, accuracy=(0.6, 0.45, 0.75))
+    assert (
+        "Model demot1w: The network does not beat chance"
+        in Page(participant_page(derivatives, "01")).text
+    )
+
+
+def test_metrics_may_come_from_the_model_card(derivatives):
+    (derivatives / "group/model-demot1w_desc-oof_metrics.tsv").unlink()
+    row = {"metric": "balanced_accuracy", "value": 0.5, "ci_low": 0.3, "ci_high": 0.7}
+    dump(derivatives / "models/model-demot1w/model-demot1w_modelcard.json", {"Metrics": [row]})
+    assert "does not beat chance" in Page(participant_page(derivatives, "01")).text
+
+
+def test_accuracy_alone_is_held_against_the_larger_class(derivatives):
+    tsv(
+        derivatives / "group/model-demot1w_desc-oof_metrics.tsv",
+        metric=["accuracy"],
+        value=[0.7],
+        ci_low=[0.6],
+        ci_high=[0.8],
+    )
+    assert "does not beat chance" in Page(group_page(derivatives, None)).text
+
+
+def test_unknown_intervals_are_not_taken_for_success(derivatives):
+    tsv(derivatives / "group/model-demot1w_desc-oof_metrics.tsv", metric=["accuracy"], value=[0.9])
+    assert (
+        "Whether the network beats chance is not known" in Page(group_page(derivatives, None)).text
+    )
+
+
+def test_no_clusters_is_no_proof_of_no_difference(derivatives):
+    path = next((derivatives / "group").glob("*_clusters.tsv"))
+    tsv(path, cluster_id=[], sign=[], peak_t=[])
+    text = Page(group_page(derivatives, None)).text
+    assert "No difference was found at 5 % family-wise error. This does not show" in text
+
+
+def test_hostile_strings_are_escaped(derivatives):
+    hostile = SIDECAR | {"Warnings": [HOSTILE], "ExplainedClass": HOSTILE, "Method": HOSTILE}
+    for path in derivatives.rglob("*_heatmap.json"):
+        dump(path, hostile)
+    log = {
+        "Warnings": [HOSTILE],
+        "Versions": {HOSTILE: HOSTILE},
+        "Command": [HOSTILE],
+        "Recipe": RECIPE | {"name": HOSTILE, "network": {"name": HOSTILE}},
+        "Failures": [{"Message": HOSTILE}],
+    }
+    for name in ("participant-01", "group"):
+        dump(derivatives / f"logs/{name}.json", log)
+    for path in (participant_page(derivatives, "01"), group_page(derivatives, None)):
+        text = path.read_text(encoding="utf-8")
+        assert "<script" not in text.lower()
+        assert "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize("content", [None, "not json, not a table \x00", "[]"])
+def test_any_file_may_be_missing_or_damaged(derivatives, content):
+    for path in [one for one in derivatives.rglob("*") if one.is_file()]:
+        kept = path.read_bytes()
+        path.unlink() if content is None else path.write_text(content)
+        participant_page(derivatives, "01")
+        group_page(derivatives, None)
+        path.write_bytes(kept)
+
+
+def test_damaged_files_are_named(derivatives):
+    (derivatives / "logs/group.json").write_text("{")
+    (derivatives / "group/figures/qc.png").write_text("no picture")
+    text = Page(group_page(derivatives, None)).text
+    assert "logs/group.json could not be read" in text
+    assert "group/figures/qc.png could not be read" in text
+
+
+def test_empty_folder(tmp_path):
+    text = Page(participant_page(tmp_path, "01")).text
+    for words in (
+        "No preprocessed image",
+        "No prediction was found",
+        "No heatmap was found",
+        "No recipe was found",
+        "log of the run was not found",
+    ):
+        assert words in text
+    text = Page(group_page(tmp_path, None)).text
+    for words in ("No model was found", "No metrics were found", "No voxelwise test was found"):
+        assert words in text
+
+
+def test_other_models_are_mentioned(derivatives):
+    tsv(derivatives / "group/model-zz_desc-oof_metrics.tsv", metric=["accuracy"], value=[0.9])
+    assert "Other models have results here too: zz" in Page(group_page(derivatives, None)).text
+    assert "model zz" in Page(group_page(derivatives, "zz")).text
+
+
+# --- methods text --------------------------------------------------------------------------------
+
+
+def test_methods_follow_from_the_recipe():
+    text = methods_text(RECIPE, VERSIONS).markdown()
+    for words in (
+        "deepbet",
+        "N4",
+        "SyN",
+        "to tell AD from CN",
+        "3-fold",
+        "alpha 2 and beta 1",
+        "1000 permutations",
+        "Freedman and Lane",
+        "8 mm FWHM",
+        "age as covariate",
+        "Automated Anatomical Labeling",
+        "BrainWhy 0.1.0",
+    ):
+        assert words in text, words
+    numbers = [int(one) for hit in re.findall(r"\[([\d, ]+)\]", text) for one in hit.split(",")]
+    references = text[text.index("### References") :]
+    assert set(numbers) == set(range(1, max(numbers) + 1))
+    assert f"\n{max(numbers)}. " in references
+    assert "@" not in text
+
+
+def test_methods_claim_nothing_else():
+    text = methods_text({"name": "x"}, {}).markdown()
+    for words in ("SyN", "Adam", "relevance", "permutations", "deepbet", "PyTorch"):
+        assert words not in text
+    linear = RECIPE | {"preprocessing": {"registration": "linear"}}
+    assert "SyN" not in methods_text(linear, {}).markdown()
+    only = methods_text(RECIPE, {}, stages=["preprocessing"]).markdown()
+    assert "Adam" not in only
+    assert "permutations" not in only
+
+
+def test_methods_know_the_nested_protocol():
+    training = {
+        "split": "kfold",
+        "folds": 5,
+        "protocol": {
+            "epochs": 9,
+            "patience": 0,
+            "select": "validation_loss",
+            "learning_rate": 1e-4,
+            "augmentation": {"shift_voxels": 1, "shift_axes": ["sagittal", "axial"]},
+        },
+    }
+    text = str(methods_text(RECIPE | {"training": training}, {"torch": "not installed"}))
+    for words in (
+        "5-fold",
+        "at most 9 epochs; the weights of the epoch with the lowest validation loss",
+        "up to 1 voxel along the sagittal and axial axes",
+        "learning rate 0.0001",
+    ):
+        assert words in text, words
+    assert "not installed" not in text
+    assert "stopping after" not in text
+
+
+def test_methods_of_every_shipped_recipe():
+    folder = Path(__file__).parents[2] / "bidsapp/recipes"
+    for path in folder.glob("*.toml"):
+        text = str(methods_text(tomllib.loads(path.read_text(encoding="utf-8")), VERSIONS))
+        assert "None" not in text, path
+        assert "the method “" not in text, path
+
+
+def test_methods_html_leads_to_references():
+    methods = methods_text(RECIPE, VERSIONS)
+    places = {int(one) for one in re.findall(r'href="#ref-(\d+)"', methods.html())}
+    assert places == set(range(1, len(methods.references()) + 1))
+    assert "[@" not in methods.html()
+
+
+def test_every_reference_has_an_address():
+    from bidsapp.report.citations import REFERENCES
+
+    assert all(address.startswith("https://") for _, address in REFERENCES.values())
+    assert all(re.search(r"\d{4}", text) for text, _ in REFERENCES.values())
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.8342, "0.834"),
+        (-6.3217, "−6.32"),
+        (1234.5, "1234"),
+        (12, "12"),
+        (3.2e-7, "3.2×10⁻⁷"),
+        (float("nan"), "–"),
+        (None, "–"),
+        ("text", "text"),
+        (0, "0"),
+        (0.05, "0.05"),
+        (100000.0, "100000"),
+    ],
+)
+def test_numbers(value, words):
+    assert wording.number(value) == words
+
+
+def test_ledger_says_when_the_books_do_not_balance():
+    rows, balance = wording.ledger(SIDECAR | {"ConservationError": 0.2})
+    assert ("the network's biases", "0.15", "19\xa0%") in rows
+    assert "do not balance" in balance
+    assert wording.ledger({"Ledger": {}}) == ([], "")
+    assert "not recorded" in wording.ledger({"Ledger": {"start": 1, "map": 1}})[1]
+
+
+def test_pages_need_no_heavy_package():
+    code = (
+        "import sys, bidsapp.report;"
+        "print(sorted({'torch','nipype','bids','nibabel','ants','matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

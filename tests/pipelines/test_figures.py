@@ -1,0 +1,259 @@
+"""Slices show left on the left whatever the storage; charts survive thin data; files are small."""
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from pipelines import figures
+
+SHAPE = (24, 30, 26)
+AFFINE = np.array([[4.0, 0, 0, -46], [0, 4, 0, -58], [0, 0, 4, -50], [0, 0, 0, 1]])
+
+
+def ball(centre_mm, radius_mm, affine=AFFINE, shape=SHAPE):
+    """1 inside a ball in RAS+ mm, else 0."""
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    world = grid @ affine[:3, :3].T + affine[:3, 3]
+    return (np.linalg.norm(world - centre_mm, axis=-1) < radius_mm).astype(np.float32)
+
+
+def brain(affine=AFFINE, shape=SHAPE):
+    return ball((0, 0, 0), 44, affine, shape)
+
+
+def stored(data, codes):
+    """The same image in RAS+ mm, its voxels stored in another order."""
+    image = nib.Nifti1Image(data.astype(np.float32), AFFINE)
+    transform = nib.orientations.ornt_transform(
+        nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt(codes)
+    )
+    turned = image.as_reoriented(transform)
+    assert nib.aff2axcodes(turned.affine) == tuple(codes)
+    return turned
+
+
+def pixels(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(float)
+
+
+def cell(figure, row, column, n_slices=5):
+    """Pixels of one slice of a mosaic."""
+    picture = pixels(figure)
+    box = figure.axes[row * n_slices + column].get_window_extent()
+    height = picture.shape[0]
+    return picture[round(height - box.y1) : round(height - box.y0), round(box.x0) : round(box.x1)]
+
+
+def halves(patch):
+    """Brightness of the left and the right half, the letters at the top left out."""
+    body = patch[patch.shape[0] // 4 : -patch.shape[0] // 5].sum(axis=(0, 2))
+    middle = body.size // 2
+    return body[:middle].sum(), body[-middle:].sum()
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "LPS", "LPI", "PIR", "SAL"])
+@pytest.mark.parametrize("row", [0, 1])
+def test_left_of_the_brain_is_left_in_the_picture(codes, row):
+    data = 0.2 * brain() + ball((-24, 0, 0), 12)
+    left, right = halves(cell(figures.plot_slices(stored(data, codes), n_slices=5), row, 2))
+    assert left > 1.3 * right
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "LPS", "PIR"])
+def test_overlay_of_another_storage_and_grid_lands_on_the_right_side(codes):
+    spot = stored(ball((-24, 0, 0), 12), codes)
+    figure = figures.plot_slices(stored(0.3 * brain(), "LPS"), spot, n_slices=5)
+    colour = cell(figure, 0, 2)
+    red = np.clip(colour[..., 0] - colour[..., 2], 0, None)
+    middle = red.shape[1] // 2
+    assert red[:, :middle].sum() > 10 * red[:, -middle:].sum()
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "ASR"])
+def test_front_and_top(codes):
+    data = 0.2 * brain() + ball((0, 24, 0), 12)
+    axial, sagittal = (
+        cell(figures.plot_slices(stored(data, codes), n_slices=5), row, 2) for row in (0, 2)
+    )
+    rows = axial.sum(axis=(1, 2))
+    assert rows[: rows.size // 2].sum() > 1.2 * rows[rows.size // 2 :].sum()
+    back, front = halves(sagittal)
+    assert front > 1.3 * back
+
+
+def test_letters_and_millimetres_are_on_every_slice():
+    figure = figures.plot_slices(stored(brain(), "LPS"), n_slices=5)
+    for axes in figure.axes[:10]:
+        words = [text.get_text() for text in axes.texts]
+        assert words[:2] == ["L", "R"]
+        assert words[2][:1] in "zy"
+    assert any("(L)" in text.get_text() for axes in figure.axes[10:] for text in axes.texts)
+
+
+def test_hemispheres_of_an_image_far_from_the_origin():
+    moved = AFFINE.copy()
+    moved[0, 3] += 90
+    figure = figures.plot_slices((brain(), moved), n_slices=5)
+    sides = [axes.texts[2].get_text()[-3:] for axes in figure.axes[10:]]
+    assert sides[:2] == ["(L)", "(L)"]
+    assert sides[-2:] == ["(R)", "(R)"]
+
+
+def test_slice_labels_are_world_coordinates():
+    data = 0.2 * brain() + ball((0, 0, 30), 6)
+    overlay = ball((0, 0, 30), 6)
+    for codes in ("RAS", "LPI"):
+        figure = figures.plot_slices(stored(data, codes), stored(overlay, codes), n_slices=3)
+        heights = [
+            float(axes.texts[2].get_text().replace(figures.MINUS, "-")[2:])
+            for axes in figure.axes[:3]
+        ]
+        assert np.mean(heights) == pytest.approx(30, abs=4)
+
+
+def test_oblique_images_say_that_coordinates_are_approximate():
+    angle = np.deg2rad(20)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    figure = figures.plot_slices((brain(turn @ AFFINE), turn @ AFFINE), n_slices=3)
+    assert "≈" in figure.axes[0].texts[2].get_text()
+
+
+def test_overlay_limits():
+    values = np.linspace(0, 2, 1000)
+    assert figures.overlay_limits(values) == (0, pytest.approx(1.99, abs=0.01))
+    low, high = figures.overlay_limits(np.r_[values, -values / 2])
+    assert low == -high
+    assert figures.overlay_limits(np.zeros(5)) == (0, 1)
+    assert figures.overlay_limits(np.array([np.nan, 0.0])) == (0, 1)
+
+
+def test_threshold_hides_what_is_below():
+    anatomy = (0.3 * brain(), AFFINE)
+    weak = (2 * ball((-24, 0, 0), 12), AFFINE)
+    grey = pixels(figures.plot_slices(anatomy, weak, threshold=3, overlay_range=(0, 5)))
+    mosaic = grey[:, :850]
+    assert np.abs(mosaic[..., 0] - mosaic[..., 2]).max() < 3
+
+
+@pytest.mark.parametrize("data", [np.zeros(SHAPE), np.full(SHAPE, np.nan), np.ones(SHAPE)])
+def test_empty_volumes_do_not_crash(data, tmp_path):
+    figures.save(figures.plot_slices((data, AFFINE), (data * 0, AFFINE)), tmp_path / "x.png")
+
+
+def test_four_dimensions_are_refused():
+    with pytest.raises(ValueError, match="3D"):
+        figures.plot_slices((np.zeros((3, 3, 3, 2)), np.eye(4)))
+
+
+def test_contour_follows_the_mask():
+    figure = figures.mask_contour((brain(), AFFINE), (brain(), AFFINE))
+    picture = pixels(figure)
+    assert (picture[..., 2] - picture[..., 0] > 80).sum() > 200
+    figures.registration_overlay((brain(), AFFINE), (brain(), AFFINE))
+
+
+def test_saved_files_are_small_and_reproducible(tmp_path):
+    rng = np.random.default_rng(0)
+    shape = (96, 114, 96)
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = (-96, -132, -78)
+    anatomy = (brain(affine, shape) * rng.uniform(0.5, 1, shape), affine)
+    overlay = (rng.normal(size=shape), affine)
+    paths = [
+        figures.save(figures.plot_slices(anatomy, overlay), tmp_path / "deep" / f"{k}.png")
+        for k in range(2)
+    ]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert paths[0].stat().st_size < 300_000
+
+
+@pytest.fixture
+def predictions():
+    return pd.DataFrame(
+        {
+            "participant_id": ["sub-1", "sub-2", "sub-3", "sub-4"],
+            "label": ["AD", "AD", "CN", "CN"],
+            "probability": [0.9, 0.4, 0.6, 0.1],
+            "predicted": ["AD", "CN", "AD", "CN"],
+        }
+    )
+
+
+def texts(figure):
+    return " ".join(
+        text.get_text() for text in figure.findobj(lambda one: hasattr(one, "get_text"))
+    )
+
+
+def test_roc_writes_the_area(predictions):
+    assert "AUC 0.75" in texts(figures.roc(predictions, "AD"))
+    assert "both classes" in texts(figures.roc(predictions[:2], "AD"))
+
+
+def test_probabilities_name_those_called_wrong(predictions):
+    words = texts(figures.probabilities(predictions, "AD"))
+    assert "sub-2" in words
+    assert "sub-3" in words
+    assert "sub-1" not in words
+
+
+def test_confusion_shows_counts():
+    table = pd.DataFrame({"label": ["AD", "CN"], "AD": [7, 0], "CN": [3, 0]})
+    words = texts(figures.confusion(table))
+    assert "7" in words
+    assert "70% of AD" in words
+
+
+def test_region_ranking_orders_by_the_first_class():
+    table = pd.DataFrame(
+        {
+            "name": ["low", "high", "middle"],
+            "sum_AD": [0.1, -3.0, 1.0],
+            "sum_CN": [9.0, 0.0, 0.0],
+        }
+    )
+    figure = figures.region_ranking(table, ["AD", "CN"], top=2)
+    assert [one.get_text() for one in figure.axes[0].get_yticklabels()] == ["high", "middle"]
+    assert "no column" in texts(figures.region_ranking(table, ["PD"]))
+
+
+def test_learning_curves_of_unequal_lengths():
+    folds = [
+        pd.DataFrame(
+            {
+                "epoch": range(1, n),
+                "train_loss": 1.0,
+                "validation_loss": 1.0,
+                "validation_balanced_accuracy": 0.5,
+            }
+        )
+        for n in (4, 9)
+    ]
+    figures.learning_curves(folds)
+    assert "No training history" in texts(figures.learning_curves([]))
+
+
+def test_qc_scatter_names_the_flagged():
+    qc = pd.DataFrame(
+        {
+            "participant_id": ["sub-1", "sub-2"],
+            "mask_volume_ml": [1400, 700],
+            "template_correlation": [0.9, 0.4],
+            "flags": ["n/a", "mask_volume_low"],
+        }
+    )
+    words = texts(figures.qc_scatter(qc))
+    assert "sub-2" in words
+    assert "sub-1" not in words
+    assert "No quality" in texts(figures.qc_scatter(qc[["participant_id"]]))
+
+
+def test_null_distribution():
+    words = texts(figures.null_distribution(np.linspace(3, 5, 100), 4.7, 6.2))
+    assert "4.70" in words
+    assert "6.20" in words
