@@ -14,7 +14,12 @@ from typing import Any, NoReturn
 from bidsapp import __version__
 
 DONE, FAILED, UNUSABLE = 0, 1, 64
-LEVELS = {"participant": "participant", "group": "group", "subject": "participant", "dataset": "group"}
+LEVELS = {
+    "participant": "participant",
+    "group": "group",
+    "subject": "participant",
+    "dataset": "group",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,7 +60,9 @@ def parser() -> Parser:
 def _what(root: Parser) -> None:
     group = root.add_argument_group("what to do")
     group.add_argument("--recipe", metavar="NAME|FILE", help="what to reproduce (default: t1w)")
-    group.add_argument("--list-recipes", action=ListRecipes, help="name the shipped recipes")
+    group.add_argument(
+        "--list-recipes", action=ListRecipes, nargs=0, help="name the shipped recipes"
+    )
     group.add_argument("--config-file", metavar="FILE", help="TOML laid over the recipe")
     group.add_argument("--target", metavar="COLUMN", help="column of participants.tsv to predict")
     group.add_argument("--positive", metavar="V", help="its value for patients")
@@ -69,19 +76,34 @@ def _what(root: Parser) -> None:
 def _data(root: Parser) -> None:
     group = root.add_argument_group("which data")
     group.add_argument(
-        "--participant-label", "--participant_label", "--subject-label", nargs="+", default=[],
-        metavar="LABEL", help="these people only, with or without sub-",
+        "--participant-label",
+        "--participant_label",
+        "--subject-label",
+        nargs="+",
+        default=[],
+        metavar="LABEL",
+        help="these people only, with or without sub-",
     )
     group.add_argument(
-        "--session-label", "--session_label", nargs="+", default=[], metavar="LABEL",
+        "--session-label",
+        "--session_label",
+        nargs="+",
+        default=[],
+        metavar="LABEL",
         help="these sessions only, with or without ses-",
     )
     group.add_argument(
-        "--bids-filter-file", "--bids_filter_file", type=Path, metavar="FILE",
+        "--bids-filter-file",
+        "--bids_filter_file",
+        type=Path,
+        metavar="FILE",
         help='JSON of pybids entities per modality, such as {"t1w": {"acquisition": "mprage"}}',
     )
     group.add_argument(
-        "--dataset-links", nargs="+", default=[], metavar="NAME=URI",
+        "--dataset-links",
+        nargs="+",
+        default=[],
+        metavar="NAME=URI",
         help="where the source datasets live, such as raw=https://... (default: a relative path)",
     )
 
@@ -108,7 +130,9 @@ def _running(root: Parser) -> None:
     group.add_argument("--stop-on-first-crash", action="store_true")
     group.add_argument("--dry-run", action="store_true", help="say what would be done")
     group.add_argument("--reports-only", action="store_true", help="only write the pages again")
-    group.add_argument("--boilerplate-only", action="store_true", help="only write the methods text")
+    group.add_argument(
+        "--boilerplate-only", action="store_true", help="only write the methods text"
+    )
     group.add_argument("--write-graph", action="store_true", help="draw the workflow into logs/")
     group.add_argument("--random-seed", type=int, default=0, metavar="N", help="default: 0")
     group.add_argument("--sloppy", action="store_true",
@@ -121,19 +145,17 @@ def _running(root: Parser) -> None:
 class ListRecipes(argparse.Action):
     """Print the shipped recipes and leave."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, nargs=0, **kwargs)
-
-    def __call__(self, root: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Name and describe each recipe."""
         import tomllib
         from importlib import resources
 
-        for file in sorted((resources.files("bidsapp") / "recipes").iterdir(), key=lambda f: f.name):
+        folder = resources.files("bidsapp") / "recipes"
+        for file in sorted(folder.iterdir(), key=lambda f: f.name):
             if file.name.endswith(".toml"):
                 recipe = tomllib.loads(file.read_text())
                 sys.stdout.write(f"{recipe['name']:<12} {recipe['description']}\n")
-        root.exit()
+        parser.exit()
 
 
 def _positive(text: str) -> int:
@@ -189,7 +211,9 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
 
     levels = tuple(dict.fromkeys(LEVELS[level] for level in options.analysis_level))
     plugin = _json(options.use_plugin, "--use-plugin") if options.use_plugin else {}
-    filters = _json(options.bids_filter_file, "--bids-filter-file") if options.bids_filter_file else {}
+    filters = (
+        _json(options.bids_filter_file, "--bids-filter-file") if options.bids_filter_file else {}
+    )
     return Settings(
         bids_dir=options.bids_dir.absolute(),
         output_dir=options.output_dir.absolute(),

@@ -110,13 +110,15 @@ def build_cohort(
 def _text(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return "" if pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
+    return "" if pd.isna(value) else str(value).strip()
 
 
 def _classes(path: Path, table: pd.DataFrame, options: CohortOptions) -> tuple[str, str]:
     """Negative and positive class, checked against the column."""
     if not options.target:
-        raise InputError(f"say what to predict: --target COLUMN of {path} --positive V --negative V")
+        raise InputError(
+            f"say what to predict: --target COLUMN of {path} --positive V --negative V"
+        )
     _check_columns(path, table, [options.target], "--target")
     there = table[options.target].map(_text)
     counts = there[there != ""].value_counts()

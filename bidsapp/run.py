@@ -40,12 +40,14 @@ from pipelines.inputs import (
 )
 from pipelines.participant import init_participant_wf
 from pipelines.preprocess.t1w import T1wOptions, is_done, t1w_paths
+from pipelines.quality import write_group_quality
 from pipelines.stored_models import StoredModel, choose_model
 
 DONE, FAILED = 0, 1
 PACKAGES = (
-    "antspyx deepbet nibabel nilearn nipype numpy pandas pybids scikit-learn scipy torch"
-).split()
+    *("antspyx", "deepbet", "nibabel", "nilearn", "nipype", "numpy"),
+    *("pandas", "pybids", "scikit-learn", "scipy", "torch"),
+)
 
 
 def run(settings: Settings) -> int:
@@ -77,6 +79,7 @@ class Diary:
     settings: Settings
     warnings: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    excluded: dict[str, str] = field(default_factory=dict)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def warn(self, sentence: str) -> None:
@@ -113,6 +116,7 @@ class Diary:
                 "Device": self.settings.device,
                 "RandomSeed": self.settings.seed,
                 "Warnings": mine,
+                "Excluded": self.excluded,
                 "Failures": [
                     {
                         "Participant": failure.participant,
@@ -174,7 +178,7 @@ def _scans(settings: Settings, people: Sequence[str], diary: Diary) -> list[Scan
         asked = f" in session {', '.join(settings.sessions)}" if settings.sessions else ""
         raise InputError(
             f"{settings.bids_dir}: no {modality} image of "
-            f"{', '.join(f'sub-{p}' for p in people[:5])}{' ...' if len(people) > 5 else ''}{asked}; "
+            f"{', '.join(f'sub-{p}' for p in people[:5])}{' ...' * (len(people) > 5)}{asked}; "
             "check --participant-label, --session-label and --bids-filter-file"
         )
     for person in sorted(set(people) - {scan.participant for scan in scans}):
@@ -279,6 +283,7 @@ def group(settings: Settings) -> bool:
     if settings.boilerplate_only:
         return _boilerplate(settings, diary)
     cohort = _cohort(settings)
+    diary.excluded = cohort.excluded
     for sentence in cohort.warnings:
         diary.warn(sentence)
     splits = _splits(settings, cohort)
@@ -304,17 +309,24 @@ def group(settings: Settings) -> bool:
         if settings.force:
             shutil.rmtree(settings.work_dir / f"group_{name}", ignore_errors=True)
         diary.fail(execute(workflow, settings, "group"))
-        write_quality(settings.output_dir)
+        write_group_quality(
+            settings.output_dir, settings.work_dir, settings.recipe.preprocessing.registration
+        )
         diary.write(settings.output_dir / "logs/group.json")
         _group_pages(settings.output_dir, name)
     return bool(diary.failures)
 
 
 def _cohort(settings: Settings) -> CohortTable:
+    images = _registered(settings)
     options = settings.recipe.preprocessing
-    return build_cohort(
-        settings.output_dir, _registered(settings), settings.recipe.cohort, settings.participants
-    ) if _registered(settings) else _refuse(settings, options.registration)
+    if not images:
+        raise InputError(
+            f"{settings.output_dir}: no T1w image with {options.registration} registration at "
+            f"{options.resolution_mm:g} mm; make them first:\n    brainwhy BIDS_DIR "
+            f"{settings.output_dir} participant --recipe {settings.recipe.name}"
+        )
+    return build_cohort(settings.output_dir, images, settings.recipe.cohort, settings.participants)
 
 
 def _registered(settings: Settings) -> dict[tuple[str, str], Path]:
@@ -335,14 +347,6 @@ def _registered(settings: Settings) -> dict[tuple[str, str], Path]:
         parts = dict(part.split("-", 1) for part in path.name.split("_") if "-" in part)
         found[parts["sub"], parts.get("ses", "")] = path
     return found
-
-
-def _refuse(settings: Settings, registration: str) -> CohortTable:
-    raise InputError(
-        f"{settings.output_dir}: no T1w image with {registration} registration at "
-        f"{settings.recipe.preprocessing.resolution_mm:g} mm; make them first:\n"
-        f"    brainwhy BIDS_DIR {settings.output_dir} participant --recipe {settings.recipe.name}"
-    )
 
 
 def _splits(settings: Settings, cohort: CohortTable) -> list[Any]:
@@ -373,17 +377,6 @@ def _study(settings: Settings, name: str) -> Study:
         statistics=recipe.statistics,
         seed=settings.seed,
     )
-
-
-def write_quality(output_dir: Path) -> None:
-    """Stack the participants' quality rows into ``group/qc.tsv``."""
-    import pandas as pd
-
-    from pipelines.derivatives import read_table
-
-    tables = [read_table(path) for path in sorted(output_dir.glob("sub-*/**/anat/*_qc.tsv"))]
-    if tables:
-        write_table(output_dir / "group/qc.tsv", pd.concat(tables))
 
 
 def _say_group(settings: Settings, cohort: CohortTable, folds: int) -> None:

@@ -155,7 +155,9 @@ class Settings:
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the app."""
     folder = resources.files("bidsapp") / "recipes"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def load_recipe(name_or_path: str) -> Recipe:
@@ -251,5 +253,3 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         else:
             merged[key] = _merge(merged[key], value)
     return merged
-
-

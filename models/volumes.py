@@ -43,7 +43,7 @@ class VolumeCache:
     def rows(self, keys: Iterable[tuple[str, str]]) -> list[int]:
         """Row number of each (participant, session)."""
         where = {key: row for row, key in enumerate(self.keys)}
-        return [where[tuple(key)] for key in keys]
+        return [where[participant, session] for participant, session in keys]
 
 
 def write_cache(
@@ -59,7 +59,10 @@ def write_cache(
     """
     folder.mkdir(parents=True, exist_ok=True)
     packed = np.lib.format.open_memmap(
-        folder / "volumes.npy", mode="w+", dtype=np.float16, shape=(len(keys), channels, *grid.shape)
+        folder / "volumes.npy",
+        mode="w+",
+        dtype=np.float16,
+        shape=(len(keys), channels, *grid.shape),
     )
     digest = hashlib.sha256(repr((list(keys), grid)).encode())
     for row, volume in enumerate(volumes):
@@ -138,7 +141,7 @@ def scale_intensity(data: np.ndarray, how: str, brain: np.ndarray | None = None)
         raise InputError("the image is empty inside the brain mask")
     values = data.astype(np.float32)
     if how == "max":
-        return values / max(float(values.max()), np.finfo(np.float32).tiny)
+        return values / np.maximum(values.max(), np.finfo(np.float32).tiny)
     if how == "zscore":
         inside = values[brain]
         spread = float(inside.std()) or 1.0

@@ -26,7 +26,7 @@ def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[st
         Name of its model.
     """
     model = StoredModel(output_dir / "models" / f"model-{model_label}")
-    negative, positive = model.card["Classes"]
+    positive = model.card["Classes"][1]
     predictions = read_table(output_dir / f"group/model-{model_label}_desc-oof_predictions.tsv")
     patients = predictions[predictions["label"] == positive].drop_duplicates("participant_id")
     images = [_registered(output_dir, row, model) for row in patients.itertuples()]

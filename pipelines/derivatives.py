@@ -18,9 +18,10 @@ from models.grids import Grid
 SPACE = "MNI152NLin2009cAsym"
 
 ENTITY_ORDER = (
-    "sub ses acq ce trc rec dir run mod from to mode space meas model param fold target method "
-    "outcome contrast stat atlas seg res label desc"
-).split()
+    *("sub", "ses", "acq", "ce", "trc", "rec", "dir", "run", "mod", "from", "to", "mode"),
+    *("space", "meas", "model", "param", "fold", "target", "method", "outcome", "contrast"),
+    *("stat", "atlas", "seg", "res", "label", "desc"),
+)
 
 # No trailing slashes: with one, the official validator still reports the directory itself.
 BIDSIGNORE = """\

@@ -68,7 +68,7 @@ class Failure:
 
 
 class SurvivingPool(MultiProcPlugin):
-    """MultiProc that goes on when a worker is killed (out of memory), instead of waiting for ever."""
+    """MultiProc that goes on when a worker is killed (out of memory) instead of hanging."""
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
@@ -119,7 +119,11 @@ def run_workflow(
     crash_dir = crash_root / f"crash-{uuid.uuid4().hex[:8]}"
     _configure(workflow, crash_dir, resources.stop_on_first_crash, verbose)
     with tqdm(
-        total=_count(workflow), desc=title, unit="step", file=sys.stderr, dynamic_ncols=True,
+        total=_count(workflow),
+        desc=title,
+        unit="step",
+        file=sys.stderr,
+        dynamic_ncols=True,
         mininterval=0.5 if sys.stderr.isatty() else 20,
     ) as bar:
         try:

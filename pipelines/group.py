@@ -187,9 +187,7 @@ def init_group_wf(
     )
     test.inputs.name = ["image", *heatmaps] if "image" in options.maps else heatmaps
     gather = pe.Node(niu.Merge(4), name="gather")
-    save = pe.Node(
-        SaveProducts(output_dir=str(output_dir)), name="save", overwrite=True
-    )
+    save = pe.Node(SaveProducts(output_dir=str(output_dir)), name="save", overwrite=True)
 
     workflow = pe.Workflow(f"group_{study.model}", base_dir=str(work_dir))
     cached = [("cache", "cache"), ("content_hash", "content_hash")]
@@ -199,7 +197,7 @@ def init_group_wf(
             (pack, explain, cached),
             (pack, summarise, cached),
             (pack, test, cached),
-            (train, predict, [("scores", "scores")]),
+            (train, predict, [("scores", "scores"), ("history", "histories")]),
             (train, explain, [("weights", "weights")]),
             (explain, summarise, [("maps", "folds")]),
             (predict, summarise, [("table", "predictions")]),

@@ -1,6 +1,6 @@
 """One person's heatmaps as derivatives: image, region table, figure, each with its facts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,15 +126,20 @@ def person_products(
     figure_name = filename(
         "heatmap",
         ".png",
-        {**ids, "mod": names.modality, "model": names.model, "target": label(names.target),
-         "method": method},
+        {
+            **ids,
+            "mod": names.modality,
+            "model": names.model,
+            "target": label(names.target),
+            "method": method,
+        },
     )
     image = nib.Nifti1Image(heatmap.astype(np.float32), names.grid.affine)
     nib.save(image, folder / Path(image_path).name)
     table = regions.table(heatmap)
     table["gain"] = np.nan if control_sums is None else gain(table["sum"], control_sums)
     write_table(folder / Path(table_path).name, table)
-    save(plot_slices(background, image), folder / figure_name)
+    save(plot_slices(background, image, units="relevance"), folder / figure_name)
     return {
         image_path: {
             "file": str(folder / Path(image_path).name),
@@ -151,7 +156,49 @@ def person_products(
     }
 
 
-def ledger_facts(ledgers: list[Mapping[str, float]]) -> dict[str, Any]:
+def person_prediction(
+    folder: Path,
+    ids: Mapping[str, str],
+    model: str,
+    classes: Sequence[str],
+    probability: float,
+    score: float,
+    folds: Sequence[int],
+    *,
+    known: bool,
+) -> Products:
+    """Write one person's prediction (mean over the folds that never saw the person).
+
+    Parameters
+    ----------
+    classes : sequence of str
+        Negative and positive class; the probability and the score are those of the latter.
+    known : bool
+        Whether the person belonged to the cohort the model was trained on.
+    """
+    session = ids.get("ses")
+    row = {
+        "participant_id": f"sub-{ids['sub']}",
+        "session_id": f"ses-{session}" if session else None,
+        "target": classes[1],
+        "probability": probability,
+        "score": score,
+        "predicted": classes[int(probability >= 0.5)],
+        "n_models": len(folds),
+        "out_of_fold": known,
+    }
+    path = relative_path("predictions", ".tsv", {**ids, "model": model})
+    write_table(folder / Path(path).name, pd.DataFrame([row]))
+    by = "folds that never saw this person" if known else "all folds; the person is new to them"
+    return {
+        path: {
+            "file": str(folder / Path(path).name),
+            "sidecar": {"Description": f"Mean over {by}", "Folds": list(folds)},
+        }
+    }
+
+
+def ledger_facts(ledgers: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Mean ledger over the models of a map, and what of the start value it leaves open."""
     if not ledgers or not ledgers[0]:
         return {"Ledger": None, "ConservationError": None}

@@ -14,13 +14,20 @@ SMALLEST_AXIS_VOXELS = 16
 SMALLEST_AXIS_MM = 60.0
 
 
-def load_volume(path: str | Path) -> tuple[nib.Nifti1Image, list[str]]:
+def read_nifti(path: str | Path) -> nib.Nifti1Image:
+    """Open a NIfTI that this app has written itself; voxels are read when asked for."""
+    return nib.Nifti1Image.from_filename(path)
+
+
+def load_volume(path: str | Path) -> tuple[nib.Nifti1Image, str, list[str]]:
     """Read one 3D scan, or say what is wrong with it.
 
     Returns
     -------
     image : Nifti1Image
         float32, closest canonical axes (RAS+), sform equal to qform.
+    axes : str
+        Orientation of the axes in the file, such as "LAS".
     notes : list of str
         Sentences about what had to be mended.
 
@@ -33,7 +40,9 @@ def load_volume(path: str | Path) -> tuple[nib.Nifti1Image, list[str]]:
     data, notes = _voxels(path, image)
     _check_geometry(path, image)
     if not np.any(data != data.flat[0]):
-        raise InputError(f"{path}: every voxel is {data.flat[0]:g}; the image is empty, export it again")
+        raise InputError(
+            f"{path}: every voxel is {data.flat[0]:g}; the image is empty, export it again"
+        )
     canonical = nib.as_closest_canonical(nib.Nifti1Image(data, image.affine))
     if _is_sheared(canonical.affine):
         from nibabel.processing import resample_to_output
@@ -42,7 +51,7 @@ def load_volume(path: str | Path) -> tuple[nib.Nifti1Image, list[str]]:
         notes.append("the image axes are not at right angles: resampled to a straight grid")
     canonical.set_sform(canonical.affine, code=1)
     canonical.set_qform(canonical.affine, code=1)
-    return canonical, notes
+    return canonical, "".join(nib.aff2axcodes(image.affine)), notes
 
 
 def _open(path: str | Path) -> Any:
@@ -65,7 +74,7 @@ def _voxels(path: str | Path, image: Any) -> tuple[np.ndarray, list[str]]:
         data = np.asarray(image.dataobj, dtype=np.float32)
     except Exception as error:
         raise InputError(
-            f"{path}: the voxels cannot be read, the file may be cut short ({error}); fetch it again"
+            f"{path}: the voxels cannot be read, is the file cut short? ({error}); fetch it again"
         ) from error
     data = data.reshape(shape[:3])
     bad = ~np.isfinite(data)
@@ -116,6 +125,6 @@ def network_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
     intensity : {"max", "zscore"}
         See :func:`models.volumes.scale_intensity`.
     """
-    image = nib.load(path)
+    image = read_nifti(path)
     data = to_grid(np.asarray(image.dataobj, np.float32), image.affine, grid)
     return scale_intensity(data, intensity)[None]

@@ -145,6 +145,10 @@ def _layout(bids_dir: Path, participants: Iterable[str]) -> Any:
     indexer = BIDSLayoutIndexer(
         validate=False,
         index_metadata=False,
-        ignore=[others, hidden, re.compile(r"^/?(derivatives|sourcedata|code|stimuli|models)(/|$)")],
+        ignore=[
+            others,
+            hidden,
+            re.compile(r"^/?(derivatives|sourcedata|code|stimuli|models)(/|$)"),
+        ],
     )
     return BIDSLayout(str(bids_dir), indexer=indexer)

@@ -11,6 +11,7 @@ from models.grids import full_grid
 from models.volumes import to_grid
 from pipelines.atlases import template
 from pipelines.derivatives import SPACE, place
+from pipelines.images import read_nifti
 from pipelines.inputs import Scan
 from pipelines.preprocess.t1w import T1wOptions, init_t1w_wf
 
@@ -20,7 +21,7 @@ def template_on_grid(resolution_mm: float, folder: Path) -> Path:
     grid = full_grid(resolution_mm)
     target = folder / f"tpl-{SPACE}_res-{grid.name}_desc-brain_T1w.nii.gz"
     if not target.exists():
-        image = nib.load(template())
+        image = read_nifti(template())
         data = to_grid(np.asarray(image.dataobj, np.float32), image.affine, grid)
         data[data < 1] = 0  # the rim that smoothing adds around the brain
         folder.mkdir(parents=True, exist_ok=True)

@@ -140,13 +140,16 @@ def choose_model(output_dir: Path, wanted: str | None) -> StoredModel | None:
     models.errors.InputError
         The model asked for is not there, or there are several and none was named.
     """
-    stored = [StoredModel(path.parent) for path in sorted(output_dir.glob(
-        "models/model-*/model-*_modelcard.json"
-    ))]
+    stored = [
+        StoredModel(path.parent)
+        for path in sorted(output_dir.glob("models/model-*/model-*_modelcard.json"))
+    ]
     if wanted is None:
         if len(stored) > 1:
             names = ", ".join(model.name for model in stored)
-            raise InputError(f"{output_dir}/models holds several models: choose by --model ({names})")
+            raise InputError(
+                f"{output_dir}/models holds several models: choose by --model ({names})"
+            )
         return stored[0] if stored else None
     if Path(wanted).is_dir():
         given = Path(wanted)

@@ -21,6 +21,7 @@ from models.errors import InputError
 
 PASSES = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Dropout, nn.Dropout3d, nn.Identity)
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 Ledger = dict[str, torch.Tensor]
 
 
@@ -138,13 +139,13 @@ class Weighted:
         """Bias shaped to be added to the output."""
         return self.bias.reshape(1, -1, *[1] * (dims - 2))
 
-    def transpose(
+    def adjoint(
         self, shape: torch.Size, s: torch.Tensor, weight: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Adjoint of ``op`` applied to ``s``; the result has the input's ``shape``."""
         weight = self.weight if weight is None else weight
         zero = torch.zeros(shape, dtype=s.dtype, device=s.device)
-        _, pull = torch.func.vjp(lambda a: self.op(a, weight), zero)
+        pull = torch.func.vjp(lambda a: self.op(a, weight), zero)[1]
         return pull(s)[0]
 
     def backward(
@@ -263,7 +264,7 @@ def _convolution(
     return op
 
 
-def _fold(chain: list[Layer], norm: nn.Module, name: str) -> None:
+def _fold(chain: list[Layer], norm: BatchNorm, name: str) -> None:
     """Replace the last layer by one whose weights include the normalisation."""
     if not chain or not isinstance(chain[-1], Weighted):
         raise InputError(
@@ -271,10 +272,13 @@ def _fold(chain: list[Layer], norm: nn.Module, name: str) -> None:
         )
     layer = chain.pop()
     assert isinstance(layer, Weighted)
+    if norm.running_mean is None or norm.running_var is None:
+        raise InputError(f"BatchNorm '{name}' keeps no running statistics: LRP cannot fold it")
     scale = torch.rsqrt(norm.running_var + norm.eps)
     shift = -norm.running_mean * scale
     if norm.affine:
-        scale, shift = scale * norm.weight.detach(), shift * norm.weight.detach() + norm.bias.detach()
+        gain = norm.weight.detach()
+        scale, shift = scale * gain, shift * gain + norm.bias.detach()
     weight = layer.weight * scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
     chain.append(Weighted(layer.op, weight, layer.bias * scale + shift))
 
@@ -291,7 +295,7 @@ def _enter(ledger: Ledger, name: str, share: torch.Tensor) -> None:
 
 
 def _divide(relevance: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """relevance / z, and 0 where z is 0."""
+    """Relevance / z, and 0 where z is 0."""
     empty = z == 0
     return torch.where(empty, 0, relevance / torch.where(empty, 1, z))
 
@@ -316,7 +320,7 @@ class Epsilon:
         _enter(ledger, "bias", bias * s)
         _enter(ledger, "epsilon", damping * s)
         _enter(ledger, "no_input", torch.where(z + damping == 0, relevance, 0))
-        return a * layer.transpose(a.shape, s)
+        return a * layer.adjoint(a.shape, s)
 
 
 @dataclass(frozen=True)
@@ -343,9 +347,9 @@ class AlphaBeta:
         _enter(ledger, "no_input", torch.where(alone_positive & alone_negative, relevance, 0))
         below = torch.zeros_like(a)
         for x, plus, minus in parts:
-            pulled = layer.transpose(a.shape, s_positive, plus)
+            pulled = layer.adjoint(a.shape, s_positive, plus)
             if self.beta or alone_negative.any():
-                pulled = pulled + layer.transpose(a.shape, s_negative, minus)
+                pulled = pulled + layer.adjoint(a.shape, s_negative, minus)
             below += x * pulled
         return below
 
@@ -360,7 +364,7 @@ class Flat:
         """Relevance of the inputs ``a``."""
         ones = torch.ones_like(layer.weight)
         taps = layer.op(torch.ones_like(a[:1]), ones)
-        return layer.transpose(a.shape, _divide(relevance, taps.expand_as(relevance)), ones)
+        return layer.adjoint(a.shape, _divide(relevance, taps.expand_as(relevance)), ones)
 
 
 Rule = Epsilon | AlphaBeta | Flat

@@ -39,7 +39,10 @@ class Augmentation:
                     -self.shift_voxels, self.shift_voxels + 1, (n,), generator=generator
                 )
                 images = torch.stack(
-                    [_shift(image, int(step), 1 + AXES[axis]) for image, step in zip(images, steps)]
+                    [
+                        _shift(image, int(step), 1 + AXES[axis])
+                        for image, step in zip(images, steps, strict=True)
+                    ]
                 )
         return images
 

@@ -67,7 +67,7 @@ def split_people(
             f"the smaller class has {smallest} people, fewer than the {max(folds, 2)} folds need: "
             "add people, or lower [training] folds"
         )
-    splits = []
+    splits: list[Split] = []
     for repeat in range(1, repeats + 1):
         for fold, test in enumerate(_tests(classes, folds, test_share, seed + repeat), start=1):
             roles = dict.fromkeys(people.tolist(), "train") | dict.fromkeys(

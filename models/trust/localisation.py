@@ -14,7 +14,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.processing import resample_from_to
 from scipy import ndimage, stats
 
-FWHM_PER_SD = np.sqrt(8.0 * np.log(2.0))
+from models.smoothing import smooth
 
 
 def heatmap_measures(
@@ -33,7 +33,7 @@ def heatmap_measures(
         Gaussian smoothing of the map.
     """
     inside, in_brain = on_grid(truth, heatmap), on_grid(brain, heatmap)
-    relevance = smooth(heatmap.get_fdata(), fwhm_mm, voxel_sizes(heatmap.affine))
+    relevance = smooth(np.nan_to_num(heatmap.get_fdata()), heatmap.affine, fwhm_mm)
     return {
         "auc": roc_auc(relevance, inside, in_brain),
         "share": top_share(relevance, inside, in_brain),
@@ -58,12 +58,6 @@ def on_grid(mask: nib.Nifti1Image, image: nib.Nifti1Image) -> np.ndarray:
     indicator = nib.Nifti1Image((mask.get_fdata() > 0).astype(np.float32), mask.affine)
     moved = resample_from_to(indicator, (image.shape[:3], image.affine), order=1)
     return np.asanyarray(moved.dataobj) >= 0.5
-
-
-def smooth(volume: np.ndarray, fwhm_mm: float, voxel_mm: Sequence[float]) -> np.ndarray:
-    """Gaussian smoothing of a map (x, y, z); ``voxel_mm`` is the voxel's three edges."""
-    sigma = fwhm_mm / FWHM_PER_SD / np.asarray(voxel_mm, float)
-    return ndimage.gaussian_filter(np.asarray(volume, float), sigma)
 
 
 def roc_auc(relevance: np.ndarray, truth: np.ndarray, brain: np.ndarray) -> float:

@@ -13,6 +13,8 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from pipelines.images import read_nifti
+
 N4_SHRINK, N4_FEWEST_VOXELS = 4, 8
 TRANSFORMS = {"linear": "Affine", "nonlinear": "SyN"}
 
@@ -52,7 +54,7 @@ class BiasField(SimpleInterface):
         # The field is smooth: every fourth voxel will do, unless an axis is short.
         shrink = max(1, min(N4_SHRINK, min(image.shape) // N4_FEWEST_VOXELS))
         corrected = ants.n4_bias_field_correction(image, mask=mask, shrink_factor=shrink)
-        source = nib.load(self.inputs.in_file)
+        source = read_nifti(self.inputs.in_file)
         out_file = Path(runtime.cwd) / "corrected.nii.gz"
         # Voxels through numpy and the affine of the input: no rounding of the header on the way.
         nib.save(nib.Nifti1Image(corrected.numpy().astype(np.float32), source.affine), out_file)
@@ -100,7 +102,7 @@ class Register(SimpleInterface):
         warped_mask = ants.apply_transforms(
             template, mask, transform, interpolator="nearestNeighbor"
         )
-        affine = nib.load(self.inputs.template).affine
+        affine = read_nifti(self.inputs.template).affine
         inside = warped_mask.numpy() > 0
         image = np.where(inside, warped.numpy(), 0).astype(np.float32)
         nib.save(nib.Nifti1Image(image, affine), cwd / "registered.nii.gz")

@@ -21,9 +21,10 @@ from pipelines.heatmaps import (
     Products,
     Regions,
     ledger_facts,
+    person_prediction,
     person_products,
 )
-from pipelines.interfaces.networks import read_cohort, rows_of
+from pipelines.interfaces.networks import prediction_keys, read_cohort, rows_of
 
 BATCH = 4
 
@@ -156,11 +157,7 @@ class SummariseMethod(SimpleInterface):
         cwd = Path(runtime.cwd)
         cache = open_cache(Path(self.inputs.cache))
         table = read_table(Path(self.inputs.predictions))
-        keys = [
-            (row.participant_id.removeprefix("sub-"),
-             "" if pd.isna(row.session_id) else row.session_id.removeprefix("ses-"))
-            for row in table.itertuples()
-        ]
+        keys = prediction_keys(table)
         maps, ledgers, folds = self._gather(keys, cache.grid.shape)
         np.save(cwd / "stack.npy", maps)
         write_table(cwd / "people.tsv", table[["participant_id", "session_id", "label", "fold"]])
@@ -190,8 +187,14 @@ class SummariseMethod(SimpleInterface):
         return maps, ledgers, folds
 
     def _products(
-        self, cwd: Path, cache: Any, keys: Any, table: pd.DataFrame, maps: np.ndarray,
-        ledgers: Any, folds: Any,
+        self,
+        cwd: Path,
+        cache: Any,
+        keys: Any,
+        table: pd.DataFrame,
+        maps: np.ndarray,
+        ledgers: Any,
+        folds: Any,
     ) -> Products:
         negative, positive = self.inputs.classes
         attribution, model = self.inputs.attribution, self.inputs.model
@@ -215,8 +218,15 @@ class SummariseMethod(SimpleInterface):
                 np.asarray(cache.volumes[rows[i], 0], np.float32), cache.grid.affine
             )
             products |= person_products(
-                cwd, {"sub": sub, "ses": ses}, attribution["name"], maps[i], facts, names,
-                regions, background, control_sums,
+                cwd,
+                {"sub": sub, "ses": ses},
+                attribution["name"],
+                maps[i],
+                facts,
+                names,
+                regions,
+                background,
+                control_sums,
             )
         background = nib.Nifti1Image(
             np.asarray(cache.volumes[rows, 0], np.float32).mean(0), cache.grid.affine
@@ -224,17 +234,24 @@ class SummariseMethod(SimpleInterface):
         return products | self._group(cwd, table, maps, tables, names, regions, background)
 
     def _group(
-        self, cwd: Path, table: pd.DataFrame, maps: np.ndarray, tables: list[pd.DataFrame],
-        names: HeatmapNames, regions: Regions, background: nib.Nifti1Image,
+        self,
+        cwd: Path,
+        table: pd.DataFrame,
+        maps: np.ndarray,
+        tables: list[pd.DataFrame],
+        names: HeatmapNames,
+        regions: Regions,
+        background: nib.Nifti1Image,
     ) -> Products:
         from models.regions import group_region_table
-        from pipelines.figures import plot_slices, region_ranking, save
+        from pipelines.figures import overlay_limits, plot_slices, region_ranking, save
 
         method, grid = self.inputs.attribution["name"], names.grid
         negative, positive = self.inputs.classes
         facts = method_facts(self.inputs.attribution, positive, [f"model-{names.model}"])
         products: Products = {}
         per_class: dict[str, list[pd.DataFrame]] = {}
+        limits = overlay_limits(maps[(table["label"] == positive).to_numpy()].mean(0))
         for one in (positive, negative):
             chosen = (table["label"] == one).to_numpy()
             per_class[one] = [t for t, use in zip(tables, chosen, strict=True) if use]
@@ -244,12 +261,18 @@ class SummariseMethod(SimpleInterface):
             )
             figure = f"group/figures/{Path(path).name.removesuffix('.nii.gz')}.png"
             nib.save(mean, cwd / Path(path).name)
-            save(plot_slices(background, mean), cwd / Path(figure).name)
+            drawn = plot_slices(
+                background, mean, overlay_range=limits, title=f"mean of {one}", units="relevance"
+            )
+            save(drawn, cwd / Path(figure).name)
             products[path] = {
                 "file": str(cwd / Path(path).name),
                 "sidecar": facts
-                | {"Description": f"Mean out-of-fold heatmap of {int(chosen.sum())} {one}",
-                   "People": int(chosen.sum()), "Resolution": grid.description},
+                | {
+                    "Description": f"Mean out-of-fold heatmap of {int(chosen.sum())} {one}",
+                    "People": int(chosen.sum()),
+                    "Resolution": grid.description,
+                },
             }
             products[figure] = {"file": str(cwd / Path(figure).name), "sidecar": None}
         means = group_region_table(per_class, control=negative)
@@ -300,7 +323,17 @@ class ExplainPerson(SimpleInterface):
         with torch.no_grad():
             batch = torch.from_numpy(volume).to(self.inputs.device)
             scores = torch.cat([network(batch) for network in networks]).cpu()
-        products = self._prediction(cwd, model.name, card, scores)
+        ids = {"sub": self.inputs.participant, "ses": self.inputs.session}
+        products = person_prediction(
+            cwd,
+            ids,
+            model.name,
+            card["Classes"],
+            float(scores.softmax(1)[:, 1].mean()),
+            float((scores[:, 1] - scores[:, 0]).mean()),
+            self.inputs.folds,
+            known=self.inputs.known,
+        )
         names = HeatmapNames(model.name, positive, model.grid)
         regions = Regions.on(card["Atlas"], model.grid)
         background = nib.Nifti1Image(volume[0, 0], model.grid.affine)
@@ -319,7 +352,7 @@ class ExplainPerson(SimpleInterface):
             }
             products |= person_products(
                 cwd,
-                {"sub": self.inputs.participant, "ses": self.inputs.session},
+                ids,
                 attribution["name"],
                 np.mean([one[0][0] for one in found], axis=0),
                 facts,
@@ -334,31 +367,3 @@ class ExplainPerson(SimpleInterface):
     def _control_sums(self, method: str, negative: str) -> pd.Series | None:
         path = self.inputs.control_sums.get(method)
         return read_table(Path(path))[f"sum_{negative}"] if path else None
-
-    def _prediction(self, cwd: Path, model: str, card: dict[str, Any], scores: Any) -> Products:
-        probability = float(scores.softmax(1)[:, 1].mean())
-        session = self.inputs.session
-        row = {
-            "participant_id": f"sub-{self.inputs.participant}",
-            "session_id": f"ses-{session}" if session else np.nan,
-            "target": card["Classes"][1],
-            "probability": probability,
-            "score": float((scores[:, 1] - scores[:, 0]).mean()),
-            "predicted": card["Classes"][int(probability >= 0.5)],
-            "n_models": len(scores),
-            "out_of_fold": self.inputs.known,
-        }
-        path = relative_path(
-            "predictions",
-            ".tsv",
-            {"sub": self.inputs.participant, "ses": session, "model": model},
-        )
-        write_table(cwd / Path(path).name, pd.DataFrame([row]))
-        described = "folds that never saw this person" if self.inputs.known else "all folds"
-        return {
-            path: {
-                "file": str(cwd / Path(path).name),
-                "sidecar": {"Description": f"Mean over {described}", "Folds": self.inputs.folds},
-            }
-        }
-

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     SimpleInterface,
     TraitedSpec,
 )
+
+from pipelines.images import read_nifti
 
 
 class QualityFiguresInputSpec(BaseInterfaceInputSpec):
@@ -34,7 +35,7 @@ class QualityFigures(SimpleInterface):
         from pipelines.figures import mask_contour, registration_overlay, save
 
         image, mask, registered, template = (
-            nib.load(getattr(self.inputs, name))
+            read_nifti(getattr(self.inputs, name))
             for name in ("image", "mask", "registered", "template")
         )
         cwd = Path(runtime.cwd)

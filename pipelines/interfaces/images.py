@@ -17,7 +17,8 @@ from scipy import ndimage
 
 from models.errors import InputError
 from pipelines.derivatives import file_hash, write_table
-from pipelines.images import load_volume
+from pipelines.images import load_volume, read_nifti
+from pipelines.quality import flags_of
 
 BRAIN_ML = (600.0, 2300.0)
 
@@ -38,10 +39,9 @@ class Conform(SimpleInterface):
     output_spec = ConformOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        image, notes = load_volume(self.inputs.in_file)
+        image, axes, notes = load_volume(self.inputs.in_file)
         out_file = Path(runtime.cwd) / "conformed.nii.gz"
         nib.save(image, out_file)
-        axes = "".join(nib.aff2axcodes(nib.load(self.inputs.in_file).affine))
         self._results["out_file"] = str(out_file)
         self._results["meta"] = {
             "Warnings": notes,
@@ -69,14 +69,16 @@ class BrainMask(SimpleInterface):
     output_spec = BrainMaskOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        image = nib.load(self.inputs.in_file)
+        image = read_nifti(self.inputs.in_file)
         outline = stripped_outline(image)
         if outline is None:
             mask, method = _deepbet(image, self.inputs.device), "deepbet"
             notes = []
         else:
             mask, method = outline, "outline of the input"
-            notes = ["the input has no skull: brain extraction was skipped, its outline is the mask"]
+            notes = [
+                "the input has no skull: brain extraction was skipped, its outline is the mask"
+            ]
         if not mask.any():
             raise InputError(f"{self.inputs.in_file}: no brain was found in the image; look at it")
         out_mask = Path(runtime.cwd) / "mask.nii.gz"
@@ -142,35 +144,27 @@ class Quality(SimpleInterface):
     output_spec = QualityOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        mask = nib.load(self.inputs.mask)
+        mask = read_nifti(self.inputs.mask)
         voxel_ml = np.abs(np.linalg.det(mask.affine[:3, :3])) / 1000
-        template = np.asarray(nib.load(self.inputs.template).dataobj, np.float32)
-        registered = np.asarray(nib.load(self.inputs.registered).dataobj, np.float32)
+        template = np.asarray(read_nifti(self.inputs.template).dataobj, np.float32)
+        registered = np.asarray(read_nifti(self.inputs.registered).dataobj, np.float32)
         brain = template > 0
-        theirs = np.asarray(nib.load(self.inputs.registered_mask).dataobj) > 0
+        theirs = np.asarray(read_nifti(self.inputs.registered_mask).dataobj) > 0
         row = {
             "participant_id": f"sub-{self.inputs.participant}",
             "session_id": f"ses-{self.inputs.session}" if self.inputs.session else "n/a",
             "mask_volume_ml": round(float((np.asarray(mask.dataobj) > 0).sum() * voxel_ml), 1),
-            "template_correlation": round(float(np.corrcoef(registered[brain], template[brain])[0, 1]), 4),
-            "template_overlap": round(float(2 * (theirs & brain).sum() / (theirs.sum() + brain.sum())), 4),
+            "template_correlation": round(
+                float(np.corrcoef(registered[brain], template[brain])[0, 1]), 4
+            ),
+            "template_overlap": round(
+                float(2 * (theirs & brain).sum() / (theirs.sum() + brain.sum())), 4
+            ),
         }
-        flags = quality_flags(row)
+        flags = flags_of(row)
         row["flags"] = "; ".join(flags) or "n/a"
         out_table = Path(runtime.cwd) / "qc.tsv"
         write_table(out_table, pd.DataFrame([row]))
         self._results["out_table"] = str(out_table)
         self._results["meta"] = {"Warnings": flags}
         return runtime
-
-
-def quality_flags(row: dict[str, Any]) -> list[str]:
-    """Plain sentences for numbers that are far off; an empty list is a clean scan."""
-    flags = []
-    if not 850 <= row["mask_volume_ml"] <= 2000:
-        flags.append(f"unusual brain mask volume ({row['mask_volume_ml']:.0f} ml)")
-    if row["template_correlation"] < 0.6:
-        flags.append(f"low correlation with the template ({row['template_correlation']:.2f})")
-    if row["template_overlap"] < 0.9:
-        flags.append(f"brain does not cover the template (Dice {row['template_overlap']:.2f})")
-    return flags

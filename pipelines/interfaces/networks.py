@@ -18,7 +18,7 @@ from nipype.interfaces.base import (
 from tqdm import tqdm
 
 from pipelines.derivatives import fingerprint, read_table, write_json, write_table
-from pipelines.heatmaps import Products
+from pipelines.heatmaps import Products, person_prediction
 
 log = logging.getLogger("brainwhy.training")
 
@@ -34,11 +34,16 @@ def read_cohort(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def image_keys(cohort: pd.DataFrame) -> list[tuple[str, str]]:
-    """(participant, session) of each row, without ``sub-`` and ``ses-``."""
+def session_label(row: Any) -> str:
+    """Session of a table's row without ``ses-``, "" where it has none."""
+    return "" if pd.isna(row.session_id) else str(row.session_id).removeprefix("ses-")
+
+
+def prediction_keys(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """(participant, session) of each row of a table of predictions, without prefixes."""
     return [
-        (row.participant_id.removeprefix("sub-"), row.session_id.removeprefix("ses-"))
-        for row in cohort.itertuples()
+        (str(row.participant_id).removeprefix("sub-"), session_label(row))
+        for row in table.itertuples()
     ]
 
 
@@ -74,7 +79,7 @@ class PackVolumes(SimpleInterface):
         grid = grid_from_card(self.inputs.grid)
         images = tqdm(cohort["image"], desc="packing images", unit="image", disable=None)
         volumes = (network_input(path, grid, self.inputs.intensity) for path in images)
-        cache = write_cache(Path(runtime.cwd) / "cache", image_keys(cohort), volumes, grid)
+        cache = write_cache(Path(runtime.cwd) / "cache", prediction_keys(cohort), volumes, grid)
         self._results["cache"] = str(Path(runtime.cwd) / "cache")
         self._results["content_hash"] = cache.content_hash
         return runtime
@@ -97,6 +102,7 @@ class TrainFoldInputSpec(BaseInterfaceInputSpec):
 
 class TrainFoldOutputSpec(TraitedSpec):
     weights = File(exists=True)
+    history = File(exists=True, desc="one row per epoch")
     scores = File(exists=True, desc="scores of the test images")
     products = traits.Dict(desc="weights, split, history")
 
@@ -137,6 +143,7 @@ class TrainFold(SimpleInterface):
         rows = rows_of(cohort, split.people("test"), "test")
         write_table(cwd / "scores.tsv", self._scores(files["weights"], cohort, cache, rows, split))
         self._results["weights"] = str(files["weights"])
+        self._results["history"] = str(files["history"])
         self._results["scores"] = str(cwd / "scores.tsv")
         self._results["products"] = {
             path: {"file": str(files[name]), "sidecar": None} for name, path in paths.items()
@@ -168,7 +175,10 @@ class TrainFold(SimpleInterface):
             device=self.inputs.device,
             checkpoint=files["weights"].with_name(f"checkpoint-{this[:16]}.pt"),
             report=lambda row: log.info(
-                "fold %d, epoch %d: training loss %.3f", split.number, row["epoch"], row["train_loss"]
+                "fold %d, epoch %d: training loss %.3f",
+                split.number,
+                row["epoch"],
+                row["train_loss"],
             ),
         )
         write_table(files["history"], pd.DataFrame(history))
@@ -203,6 +213,7 @@ class TrainFold(SimpleInterface):
 class PredictionsInputSpec(BaseInterfaceInputSpec):
     cohort = File(exists=True, mandatory=True)
     scores = traits.List(File(exists=True), mandatory=True, desc="of every fold")
+    histories = traits.List(File(exists=True), mandatory=True, desc="of every fold")
     model = traits.Str(mandatory=True)
     classes = traits.List(traits.Str, mandatory=True, desc="negative, positive")
     card = traits.Dict(mandatory=True, desc="model card without results")
@@ -246,13 +257,28 @@ class Predictions(SimpleInterface):
             write_table(cwd / Path(path).name, content)
             products[path] = {
                 "file": str(cwd / Path(path).name),
-                "sidecar": {"Description": OOF, "PositiveClass": self.inputs.classes[1]},
+                "sidecar": {
+                    "Description": OOF,
+                    "PositiveClass": self.inputs.classes[1],
+                    "ConfidenceLevel": 0.95,
+                },
             }
         card = self.inputs.card | {"Metrics": json.loads(metrics.to_json(orient="records"))}
         card_path = model_file(model, "modelcard", ".json")
         write_json(cwd / "modelcard.json", card)
         products[card_path] = {"file": str(cwd / "modelcard.json"), "sidecar": None}
         products |= self._figures(cwd, people, confusion)
+        for row in table.itertuples():
+            products |= person_prediction(
+                cwd,
+                {"sub": row.participant_id.removeprefix("sub-"), "ses": session_label(row)},
+                model,
+                self.inputs.classes,
+                row.probability,
+                row.score,
+                [int(number) for number in str(row.folds).split(",")],
+                known=True,
+            )
         write_table(cwd / "table.tsv", table)
         self._results["table"] = str(cwd / "table.tsv")
         self._results["products"] = products
@@ -277,9 +303,12 @@ class Predictions(SimpleInterface):
         predicted = table["probability"] >= 0.5
         table["label"] = np.where(table["positive"], positive, negative)
         table["predicted"] = np.where(predicted, positive, negative)
-        table["outcome"] = [outcome(*pair) for pair in zip(table["positive"], predicted, strict=True)]
+        table["outcome"] = [
+            outcome(*pair) for pair in zip(table["positive"], predicted, strict=True)
+        ]
         table["session_id"] = table["session_id"].replace("", np.nan)
-        columns = "label probability score predicted outcome n_models fold folds".split()
+        columns = ["label", "probability", "score", "predicted", "outcome", "n_models"]
+        columns += ["fold", "folds"]
         return table[[*keys, *columns]]
 
     def _figures(self, cwd: Path, people: pd.DataFrame, confusion: pd.DataFrame) -> Products:
@@ -290,6 +319,9 @@ class Predictions(SimpleInterface):
             "roc": figures.roc(people, positive),
             "confusion": figures.confusion(confusion),
             "probabilities": figures.probabilities(people, positive),
+            "learning": figures.learning_curves(
+                [read_table(Path(path)) for path in self.inputs.histories]
+            ),
         }
         return group_figures(cwd, self.inputs.model, drawn)
 

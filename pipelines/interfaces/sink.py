@@ -43,18 +43,14 @@ class SaveDerivatives(SimpleInterface):
             setattr(self.inputs, name, traits.Undefined)
 
     def _run_interface(self, runtime: Any) -> Any:
-        values = {
-            name: value for name, value in self.inputs.get().items() if isdefined(value)
-        }
+        values = {name: value for name, value in self.inputs.get().items() if isdefined(value)}
         measured = _merge([value for name, value in values.items() if name.endswith("_meta")])
         saved = {}
         for name, relative in self.inputs.paths.items():
             target = Path(self.inputs.output_dir) / relative
             static = values.get("sidecars", {}).get(name, {})
             if not relative.endswith((".png", ".h5")):
-                write_json(
-                    sidecar_path(target), {**values.get("common", {}), **measured, **static}
-                )
+                write_json(sidecar_path(target), {**values.get("common", {}), **measured, **static})
             place(values[name], target)
             saved[name] = str(target)
         self._results["saved"] = saved

@@ -17,7 +17,7 @@ from nipype.interfaces.base import (
 from models.errors import InputError
 from pipelines.derivatives import SPACE, grid_sidecar, label, read_table, relative_path, write_table
 from pipelines.heatmaps import HeatmapNames, Products, Regions
-from pipelines.interfaces.networks import read_cohort
+from pipelines.interfaces.networks import prediction_keys, read_cohort
 
 BRAIN_SHARE = 0.9
 
@@ -60,7 +60,7 @@ class VoxelwiseTest(SimpleInterface):
 
         cache = open_cache(Path(self.inputs.cache))
         people, excluded = self._people()
-        rows = cache.rows(_keys(people))
+        rows = cache.rows(prediction_keys(people))
         mask = _brain_mask(cache, rows)
         data = self._data(cache, people, rows, mask)
         design = self._design(people)
@@ -83,7 +83,9 @@ class VoxelwiseTest(SimpleInterface):
         facts = self._facts(people, excluded, result, threshold, regions, int(mask.sum()))
         self._results["products"] = self._products(
             Path(runtime.cwd), cache, facts, t, p, np.where(labels > 0, t, 0), clusters
-        ) | self._figures(Path(runtime.cwd), cache, rows, np.where(labels > 0, t, 0), result, threshold)
+        ) | self._figures(
+            Path(runtime.cwd), cache, rows, np.where(labels > 0, t, 0), result, threshold
+        )
         return runtime
 
     def _people(self) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -134,8 +136,13 @@ class VoxelwiseTest(SimpleInterface):
         return None
 
     def _facts(
-        self, people: pd.DataFrame, excluded: dict[str, str], result: Any, threshold: float,
-        regions: Regions, voxels: int,
+        self,
+        people: pd.DataFrame,
+        excluded: dict[str, str],
+        result: Any,
+        threshold: float,
+        regions: Regions,
+        voxels: int,
     ) -> dict[str, Any]:
         negative, positive = self.inputs.classes
         return {
@@ -145,7 +152,7 @@ class VoxelwiseTest(SimpleInterface):
             "Permutations": int(result.n_permutations),
             "ExactPermutation": bool(result.exact),
             "Exchangeability": "within test fold" if self._exchange(people) is not None else "free",
-            "ThresholdT": float(threshold),
+            "ThresholdT": _finite(float(threshold)),
             "DegreesOfFreedom": int(result.dof),
             "SmoothingFWHM_mm": self.inputs.smoothing_fwhm_mm,
             "Intensity": "z-score inside each brain" if not self.inputs.stack else "as computed",
@@ -167,8 +174,14 @@ class VoxelwiseTest(SimpleInterface):
         return {"mod": "T1w", "space": SPACE, "res": cache.grid.name, "contrast": contrast, **more}
 
     def _products(
-        self, cwd: Path, cache: Any, facts: dict[str, Any], t: np.ndarray, p: np.ndarray,
-        kept: np.ndarray, clusters: pd.DataFrame,
+        self,
+        cwd: Path,
+        cache: Any,
+        facts: dict[str, Any],
+        t: np.ndarray,
+        p: np.ndarray,
+        kept: np.ndarray,
+        clusters: pd.DataFrame,
     ) -> Products:
         products: Products = {}
         for volume, more, what in (
@@ -189,7 +202,13 @@ class VoxelwiseTest(SimpleInterface):
         return products
 
     def _figures(
-        self, cwd: Path, cache: Any, rows: list[int], kept: np.ndarray, result: Any, threshold: float
+        self,
+        cwd: Path,
+        cache: Any,
+        rows: list[int],
+        kept: np.ndarray,
+        result: Any,
+        threshold: float,
     ) -> Products:
         from pipelines.figures import null_distribution, plot_slices, save
 
@@ -197,7 +216,7 @@ class VoxelwiseTest(SimpleInterface):
         background = nib.Nifti1Image(mean, cache.grid.affine)
         image = nib.Nifti1Image(kept.astype(np.float32), cache.grid.affine)
         drawn = {
-            "statmap": plot_slices(background, image, units="t"),
+            "statmap": plot_slices(background, image, units="t", threshold=_finite(threshold)),
             "null": null_distribution(
                 result.max_distribution, threshold, float(result.max_distribution[0])
             ),
@@ -211,12 +230,9 @@ class VoxelwiseTest(SimpleInterface):
         return products
 
 
-def _keys(people: pd.DataFrame) -> list[tuple[str, str]]:
-    return [
-        (row.participant_id.removeprefix("sub-"),
-         "" if pd.isna(row.session_id) else str(row.session_id).removeprefix("ses-"))
-        for row in people.itertuples()
-    ]
+def _finite(threshold: float) -> float | None:
+    """A threshold that can be drawn: with few permutations it is infinite."""
+    return threshold if np.isfinite(threshold) else None
 
 
 def _brain_mask(cache: Any, rows: list[int]) -> np.ndarray:

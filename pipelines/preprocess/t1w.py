@@ -83,11 +83,9 @@ def t1w_fingerprint(scan: Scan, options: T1wOptions) -> str:
 def is_done(output_dir: Path, scan: Scan, options: T1wOptions) -> bool:
     """Whether the derivatives of this very scan with these options are all there."""
     paths = t1w_paths(scan, options)
-    return (
-        all((output_dir / path).exists() for path in paths.values())
-        and read_sidecar(output_dir / paths["quality"]).get("Fingerprint")
-        == t1w_fingerprint(scan, options)
-    )
+    return all((output_dir / path).exists() for path in paths.values()) and read_sidecar(
+        output_dir / paths["quality"]
+    ).get("Fingerprint") == t1w_fingerprint(scan, options)
 
 
 def init_t1w_wf(
@@ -167,10 +165,14 @@ def init_t1w_wf(
                     ("meta", "register_meta"),
                 ],
             ),
-            (figures, save, [
-                ("mask_figure", "mask_figure"),
-                ("registration_figure", "registration_figure"),
-            ]),
+            (
+                figures,
+                save,
+                [
+                    ("mask_figure", "mask_figure"),
+                    ("registration_figure", "registration_figure"),
+                ],
+            ),
             (quality, save, [("out_table", "quality"), ("meta", "quality_meta")]),
             (save, outputnode, [("saved", "saved")]),
         ]

@@ -10,7 +10,6 @@ from models.trust.localisation import (
     heatmap_measures,
     on_grid,
     roc_auc,
-    smooth,
     statistic_measures,
     top_share,
 )
@@ -95,16 +94,6 @@ def test_empty_truth_is_an_error():
         roc_auc(everything * 1.0, everything, everything)
     with pytest.raises(ValueError, match="no voxel on this grid"):
         found_and_near(everything, nothing, (1.0, 1.0, 1.0))
-
-
-def test_smoothing_has_the_width_it_says():
-    peak = np.zeros((41, 41, 41))
-    peak[20, 20, 20] = 1.0
-    profile = smooth(peak, 8.0, (1.0, 2.0, 1.0))[:, 20, 20]
-    assert profile[20 + 4] / profile[20] == pytest.approx(0.5, rel=1e-3)
-    assert smooth(peak, 8.0, (1.0, 2.0, 1.0))[20, 22, 20] / profile[20] == pytest.approx(
-        0.5, rel=1e-3
-    )
 
 
 def left_block(voxel_mm):

@@ -1,0 +1,48 @@
+# make demo: a synthetic dataset, both levels, the report. make test: the tests. Both set up .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := demo
+JOBS ?= 2
+export OMP_NUM_THREADS := 1
+
+.PHONY: demo score test lint format ci-full clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt "torch>=2.4,<2.14"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/brainwhy-demo make $(DEMO)/bids --force
+	$(BIN)/brainwhy $(DEMO)/bids $(DEMO)/out participant group --recipe demo-t1w
+	@echo "Open the report: file://$(abspath $(DEMO)/out/group.html)"
+	@echo "Hold it against the truth: make score"
+
+score: $(READY)
+	$(BIN)/brainwhy-demo score $(DEMO)/bids $(DEMO)/out
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# What takes longer than a coffee: slow tests, the demo held against its truth, the container.
+ci-full: lint test
+	$(BIN)/python -m pytest -q -m slow
+	$(MAKE) demo score
+	tests/hpc/container.sh
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,39 @@
+"""Quality numbers of the preprocessing: what is far off, and the cohort's table."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipelines.derivatives import place, read_table, write_table
+
+# A brain with its CSF, from children to large men; beyond, the mask is wrong more often than right.
+MASK_ML = (850.0, 2100.0)
+LEAST_CORRELATION = 0.6
+LEAST_OVERLAP = 0.9
+
+
+def flags_of(row: Mapping[str, Any]) -> list[str]:
+    """Plain sentences for numbers that are far off; an empty list is a clean scan."""
+    flags = []
+    if not MASK_ML[0] <= row["mask_volume_ml"] <= MASK_ML[1]:
+        flags.append(f"unusual brain mask volume ({row['mask_volume_ml']:.0f} ml)")
+    if row["template_correlation"] < LEAST_CORRELATION:
+        flags.append(f"low correlation with the template ({row['template_correlation']:.2f})")
+    if row["template_overlap"] < LEAST_OVERLAP:
+        flags.append(f"brain does not cover the template (Dice {row['template_overlap']:.2f})")
+    return flags
+
+
+def write_group_quality(output_dir: Path, work_dir: Path, registration: str) -> None:
+    """Stack the participants' rows of one registration into ``group/qc.tsv``, and draw them."""
+    from pipelines.figures import qc_scatter, save
+
+    pattern = f"sub-*/**/anat/*_desc-{registration}_qc.tsv"
+    tables = [read_table(path) for path in sorted(output_dir.glob(pattern))]
+    if not tables:
+        return
+    cohort = pd.concat(tables)
+    write_table(output_dir / "group/qc.tsv", cohort)
+    place(save(qc_scatter(cohort), work_dir / "qc.png"), output_dir / "group/figures/qc.png")
