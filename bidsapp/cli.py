@@ -177,10 +177,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from bidsapp.run import run
 
         return run(settings(options, ("brainwhy", *arguments)))
-    except InputError as error:
+    except (InputError, PermissionError) as error:
         if options.debug:
             raise
-        sys.stderr.write(f"brainwhy: {error}\n")
+        what = (
+            f"{error.filename}: may not be written; give a folder of your own"
+            if isinstance(error, PermissionError)
+            else error
+        )
+        sys.stderr.write(f"brainwhy: {what}\n")
         return UNUSABLE
 
 
@@ -250,7 +255,7 @@ def _recipe(options: argparse.Namespace) -> Any:
 
     recipe = load_recipe(options.recipe or "t1w")
     if options.config_file:
-        recipe = recipe.overridden(read_toml(options.config_file))
+        recipe = recipe.overridden(read_toml(options.config_file), options.config_file)
     cohort = {
         name: getattr(options, name)
         for name in ("target", "positive", "negative", "covariates")
@@ -266,22 +271,35 @@ def _recipe(options: argparse.Namespace) -> Any:
 
 
 def _check_folders(options: argparse.Namespace) -> None:
-    """Refuse to write into the raw dataset."""
+    """Refuse to write into the raw dataset, and to empty or fill what is somebody's."""
     from models.errors import InputError
 
+    # Links are followed here, and only here: two names of one folder are one folder.
     raw, out, work = (
-        os.path.abspath(folder)
+        os.path.realpath(folder)
         for folder in (options.bids_dir, options.output_dir, options.work_dir)
     )
-    if "participant" not in [LEVELS[level] for level in options.analysis_level]:
-        return
-    if raw == out:
-        raise InputError(
-            f"output_dir is bids_dir ({raw}), which is only read: give another folder, such as "
-            f"{raw}/derivatives/brainwhy"
-        )
-    if work.startswith(raw + os.sep) and not work.startswith(out + os.sep):
-        raise InputError(f"--work-dir {work} lies inside bids_dir: give a folder outside of it")
+    for name, folder in (("bids_dir", raw), ("output_dir", out)):
+        if _holds(work, folder):
+            raise InputError(f"--work-dir {work} is or holds {name}: give a folder of its own")
+    if "participant" in [LEVELS[level] for level in options.analysis_level]:
+        if raw == out:
+            raise InputError(
+                f"output_dir is bids_dir ({raw}), which is only read: give another folder, such "
+                f"as {raw}/derivatives/brainwhy"
+            )
+        if _holds(raw, work) and not _holds(out, work):
+            raise InputError(f"--work-dir {work} lies inside bids_dir: give a folder outside of it")
+    for name, folder in (("output_dir", out), ("--work-dir", work)):
+        there = folder
+        while not os.path.exists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+            raise InputError(f"{name} {folder}: {there} is not a folder that can be written to")
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return os.path.commonpath([outer, inner]) == outer
 
 
 def _json(path: Path, flag: str) -> dict[str, Any]:

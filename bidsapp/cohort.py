@@ -50,7 +50,7 @@ def read_participants(folder: Path) -> pd.DataFrame:
             f"{path}: missing; put a table there with the columns participant_id and the one to "
             "predict, or run the participant level on a dataset that has it"
         )
-    table = read_table(path)
+    table = _read(path)
     if "participant_id" not in table:
         first = table.columns[0] if len(table.columns) else "nothing"
         raise InputError(f"{path}: has no column participant_id (it begins with '{first}'); add it")
@@ -58,6 +58,16 @@ def read_participants(folder: Path) -> pd.DataFrame:
     doubled = table.loc[table["participant_id"].duplicated(), "participant_id"]
     if len(doubled):
         raise InputError(f"{path}: {doubled.iloc[0]} stands there twice; keep one row")
+    return table
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        table = read_table(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a tab-separated UTF-8 table ({error}); save it anew") from error
+    if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of cells without a header
+        raise InputError(f"{path}: its rows have more cells than its header has names; mend it")
     return table
 
 
@@ -87,7 +97,13 @@ def build_cohort(
     warnings, excluded = [], {}
     on_disk = {f"sub-{participant}" for participant, _ in images}
     if participants:
-        on_disk &= {f"sub-{name}" for name in participants}
+        wanted = {f"sub-{name}" for name in participants}
+        if wanted - on_disk:
+            raise InputError(
+                f"--participant-label: {folder} has no preprocessed image of "
+                f"{', '.join(sorted(wanted - on_disk))}; run the participant level for them"
+            )
+        on_disk &= wanted
     people = dict(zip(table["participant_id"], table[options.target].map(_text), strict=True))
     for person in sorted(on_disk - set(people)):
         excluded[person] = f"not in {path.name}"

@@ -103,7 +103,7 @@ class Diary:
 
     def write(self, path: Path, about: str = "") -> None:
         """Write the log that the pages read; ``about`` keeps one participant's part."""
-        mine = [w for w in self.warnings if not about or w.startswith(about)]
+        mine = [w for w in self.warnings if not about or w.startswith(f"{about}:")]
         failures = [f for f in self.failures if not about or f.participant == about]
         write_json(
             path,
@@ -146,7 +146,7 @@ def participant(settings: Settings) -> bool:
     people = choose_participants(settings.bids_dir, settings.participants)
     scans = _scans(settings, people, diary)
     options = t1w_options(settings)
-    model = choose_model(settings.output_dir, settings.model)
+    model = _fitting_model(settings, diary)
     if settings.dry_run:
         return _dry_run(settings, scans, options, model)
     if settings.boilerplate_only:
@@ -227,7 +227,6 @@ def _explain(
         for scan in scans
         if is_done(settings.output_dir, scan, options)
     ]
-    _check_model_fits(settings, model)
     for person in sorted({scan.participant for scan, _ in ready}):
         if not model.unseen_folds(person)[0]:
             diary.warn(
@@ -239,22 +238,31 @@ def _explain(
         model=model,
         output_dir=settings.output_dir,
         work_dir=settings.work_dir,
+        versions=diary.versions,
         device=settings.device,
     )
     if workflow.list_node_names():
         diary.fail(execute(workflow, settings, f"explain with {model.name}"))
 
 
-def _check_model_fits(settings: Settings, model: StoredModel) -> None:
+def _fitting_model(settings: Settings, diary: Diary) -> StoredModel | None:
+    """The stored model, if it was trained on images such as this run makes."""
+    model = choose_model(settings.output_dir, settings.model)
+    if model is None:
+        return None
     theirs = model.card["Recipe"]["preprocessing"]
     ours = asdict(settings.recipe.preprocessing)
     for key in ("registration", "resolution_mm"):
         if theirs[key] != ours[key]:
-            raise InputError(
+            sentence = (
                 f"model {model.name} was trained on images with {key} = {theirs[key]}, this run "
-                f"makes {ours[key]}: give --recipe {model.card['Recipe']['name']}, or choose "
-                "another --model"
+                f"makes {ours[key]}: give --recipe {model.card['Recipe']['name']}"
             )
+            if settings.model:
+                raise InputError(f"--model {settings.model}: {sentence}")
+            diary.warn(f"{sentence} to explain with it")
+            return None
+    return model
 
 
 def _lock(work_dir: Path, person: str) -> FileLock:

@@ -1,5 +1,6 @@
 """Settings of one run: a recipe, what the command line overrides of it, and where things lie."""
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -13,6 +14,7 @@ from models.errors import InputError
 from models.grids import GRIDS, Grid
 from models.training.loop import Protocol
 from pipelines.group import StatisticsOptions
+from pipelines.inputs import DATATYPES
 
 T = TypeVar("T")
 SESSIONS = ("first", "last", "all")
@@ -23,6 +25,9 @@ class Input:
     """[input]: which images are used."""
 
     modality: str = "T1w"
+
+    def __post_init__(self) -> None:
+        _one_of("[input] modality", self.modality, tuple(DATATYPES))
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Preprocessing:
         _one_of("[preprocessing] registration", self.registration, ("nonlinear", "linear"))
         _one_of("[preprocessing] intensity", self.intensity, ("max", "zscore"))
         _one_of("[preprocessing] grid", self.grid, tuple(GRIDS))
+        _between("[preprocessing] resolution_mm", self.resolution_mm, 0.5, 6)
 
     @property
     def network_grid(self) -> Grid:
@@ -74,6 +80,12 @@ class Training:
 
     def __post_init__(self) -> None:
         _one_of("[training] split", self.split, ("kfold", "holdout"))
+        _between("[training] folds", self.folds, 2)
+        _between("[training] repeats", self.repeats, 1)
+        _between("[training] test_share", self.test_share, 0.01, 0.9)
+        _between("[training] validation_share", self.validation_share, 0, 0.9)
+        _between("[training.protocol] epochs", self.protocol.epochs, 1)
+        _between("[training.protocol] batch_size", self.protocol.batch_size, 1)
 
 
 @dataclass(frozen=True)
@@ -107,14 +119,21 @@ class Recipe:
             raise InputError(f"two [[attribution]] are called '{doubled[0]}': name one otherwise")
         for name in self.statistics.maps:
             _one_of("[statistics] maps", name, ("image", *names))
+        _between("[statistics] permutations", self.statistics.permutations, 1)
+        _between("[statistics] alpha", self.statistics.alpha, 0.0001, 0.5)
+        _between("[statistics] smoothing_fwhm_mm", self.statistics.smoothing_fwhm_mm, 0)
+        _between("[statistics] min_cluster_mm3", self.statistics.min_cluster_mm3, 0)
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, as in the TOML file."""
         return asdict(self)
 
-    def overridden(self, changes: Mapping[str, Any]) -> "Recipe":
-        """A copy with some values replaced; ``changes`` is nested like the TOML file."""
-        return parse(Recipe, _merge(self.as_dict(), changes), self.name)
+    def overridden(self, changes: Mapping[str, Any], source: str = "") -> "Recipe":
+        """A copy with some values replaced; ``changes`` is nested like the TOML file.
+
+        ``source`` is the file to name when they cannot be.
+        """
+        return parse(Recipe, _merge(self.as_dict(), changes), source or self.name)
 
 
 @dataclass(frozen=True)
@@ -177,7 +196,7 @@ def read_toml(name_or_path: str) -> dict[str, Any]:
     if name_or_path in recipe_names():
         text = (resources.files("bidsapp") / "recipes" / f"{name_or_path}.toml").read_text()
     elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     else:
         near = get_close_matches(name_or_path, recipe_names(), n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -242,6 +261,12 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
         near = get_close_matches(value, known, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise InputError(f"{what} = '{value}' is unknown; {hint}choose one of: {', '.join(known)}")
+
+
+def _between(what: str, value: float, least: float, most: float = math.inf) -> None:
+    if not least <= value <= most:
+        limits = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+        raise InputError(f"{what} = {value:g}: must be {limits}")
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

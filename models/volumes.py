@@ -58,6 +58,7 @@ def write_cache(
     The index is written last, so a cache with an index is complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").unlink(missing_ok=True)
     packed = np.lib.format.open_memmap(
         folder / "volumes.npy",
         mode="w+",
@@ -65,7 +66,7 @@ def write_cache(
         shape=(len(keys), channels, *grid.shape),
     )
     digest = hashlib.sha256(repr((list(keys), grid)).encode())
-    for row, volume in enumerate(volumes):
+    for row, (_, volume) in enumerate(zip(keys, volumes, strict=True)):
         packed[row] = volume
         digest.update(packed[row].tobytes())
     packed.flush()
@@ -118,8 +119,14 @@ def to_grid(data: np.ndarray, affine: np.ndarray, grid: Grid, order: int = 1) ->
         fwhm_mm = np.sqrt(np.clip(grid.voxel_mm**2 - old_mm**2, 0, None))
         data = gaussian_filter(data.astype(np.float32), fwhm_mm / FWHM_PER_SIGMA / old_mm)
     mapping = np.linalg.inv(affine) @ grid.affine
+    # grid-constant: with "constant", a border voxel met at -1e-15 instead of 0 would be outside.
     return affine_transform(
-        data, mapping[:3, :3], mapping[:3, 3], output_shape=grid.shape, order=order
+        data,
+        mapping[:3, :3],
+        mapping[:3, 3],
+        output_shape=grid.shape,
+        order=order,
+        mode="grid-constant",
     )
 
 

@@ -42,6 +42,13 @@ BIDSIGNORE = """\
 """
 
 
+README = """\
+Derivatives written by BrainWhy: preprocessed images, predictions and heatmaps of each participant
+(sub-*/ and sub-*.html), the cohort's models, maps and statistics (models/, group/, group.html),
+and what each run did (logs/). Research use only; not a medical device.
+"""
+
+
 def label(text: str) -> str:
     """Reduce ``text`` to what BIDS allows in a label (letters and digits)."""
     reduced = re.sub(r"[^0-9a-zA-Z]", "", text)
@@ -78,10 +85,22 @@ def participant_folder(entities: Mapping[str, str]) -> str:
     return f"sub-{entities['sub']}{session}"
 
 
+def derivative_uri(path: str | Path) -> str:
+    """BIDS URI of a file of this dataset, from its participant's folder on."""
+    parts = Path(path).parts
+    first = next(i for i, part in enumerate(parts) if part.startswith("sub-"))
+    return "bids::" + "/".join(parts[first:])
+
+
 def sidecar_path(path: str | Path) -> Path:
     """The .json that belongs to a file."""
     path = Path(path)
     return path.with_name(path.name.split(".")[0] + ".json")
+
+
+def has_sidecar(path: str | Path) -> bool:
+    """Whether a derivative is described by a .json; transforms and figures are not."""
+    return not str(path).endswith((".png", ".h5"))
 
 
 def read_sidecar(path: str | Path) -> dict[str, Any]:
@@ -162,13 +181,13 @@ def write_dataset(
             "Name": "BrainWhy derivatives",
             "BIDSVersion": "1.11.1",
             "DatasetType": "derivative",
-            "License": "As the source dataset",
             "GeneratedBy": [{"Name": "BrainWhy", "Version": version}],
             "SourceDatasets": [{"URL": url} for url in links.values()],
             "DatasetLinks": links,
         },
     )
     write_text(output_dir / ".bidsignore", BIDSIGNORE)
+    write_text(output_dir / "README", README)
     for name in ("participants.tsv", "participants.json"):
         if (bids_dir / name).exists():
             place(bids_dir / name, output_dir / name)

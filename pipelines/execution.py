@@ -5,7 +5,10 @@ import re
 import sys
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 from nipype import config
 from nipype.pipeline import engine as pe
 from nipype.pipeline.plugins.linear import LinearPlugin
-from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 from tqdm import tqdm
 
 
@@ -63,20 +66,39 @@ class Failure:
     @property
     def participant(self) -> str:
         """``sub-01`` where the node belongs to a person, else ""."""
-        found = re.search(r"\.sub_([0-9a-zA-Z]+)(\.|$)", self.node)
+        found = re.search(r"\.sub_([0-9a-zA-Z]+)(_ses_\w+)?(\.|$)", self.node)
         return f"sub-{found[1]}" if found else ""
 
 
 class SurvivingPool(MultiProcPlugin):
-    """MultiProc that goes on when a worker is killed (out of memory) instead of hanging."""
+    """MultiProc that goes on when a worker is killed (out of memory) instead of hanging.
+
+    A killed worker breaks its whole pool, and who was to blame is not told. What ran in it is
+    therefore run once more, one node at a time, each in a process of its own; the others go on in
+    a new pool.
+    """
+
+    def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
+        super().__init__(plugin_args)
+        self._jobs: dict[int, tuple[Any, ...]] = {}
+        self._again = ThreadPoolExecutor(max_workers=1)
+        self._tried_again: set[int] = set()
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
         level = logging.getLogger("nipype.workflow").level
-        task = self.pool.submit(_run_node, level, node, updatehash, self._taskid)
-        task.add_done_callback(self._async_callback)
-        self._task_obj[self._taskid] = task
+        self._jobs[self._taskid] = (level, node, updatehash, self._taskid)
+        try:
+            task = self.pool.submit(_run_node, *self._jobs[self._taskid])
+        except BrokenProcessPool:
+            self.pool = self._new_pool(self.processors)
+            task = self.pool.submit(_run_node, *self._jobs[self._taskid])
+        self._follow(self._taskid, task)
         return self._taskid
+
+    def _follow(self, taskid: int, task: Future) -> None:
+        task.add_done_callback(self._async_callback)
+        self._task_obj[taskid] = task
 
     def _async_callback(self, args: Any) -> None:
         if args.exception() is None:
@@ -84,15 +106,39 @@ class SurvivingPool(MultiProcPlugin):
 
     def _get_result(self, taskid: int) -> Any:
         task = self._task_obj[taskid]
-        if task.done() and task.exception() is not None:
-            return {
-                "result": None,
-                "traceback": [
-                    "the process died, most likely killed for memory: give --mem what the machine "
-                    f"has, or lower --nprocs ({task.exception()!r})"
-                ],
-            }
-        return super()._get_result(taskid)
+        if not task.done() or task.exception() is None:
+            return super()._get_result(taskid)
+        if taskid not in self._tried_again:
+            self._tried_again.add(taskid)
+            self._follow(taskid, self._again.submit(self._run_alone, taskid))
+            return None
+        return {
+            "result": None,
+            "traceback": [
+                "the process died twice, most likely killed for memory: give --mem what the "
+                f"machine has, or lower --nprocs ({task.exception()!r})"
+            ],
+        }
+
+    def _run_alone(self, taskid: int) -> Any:
+        with self._new_pool(1) as pool:
+            return pool.submit(_run_node, *self._jobs[taskid]).result()
+
+    def _new_pool(self, workers: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            workers,
+            get_context(self.plugin_args.get("mp_context")),
+            process_initializer,
+            (self._cwd,),
+        )
+
+    def _clear_task(self, taskid: int) -> None:
+        super()._clear_task(taskid)
+        del self._jobs[taskid]
+
+    def _postrun_check(self) -> None:
+        super()._postrun_check()
+        self._again.shutdown()
 
 
 def _run_node(level: int, node: Any, updatehash: bool, taskid: int) -> Any:
@@ -208,6 +254,8 @@ def read_failures(crash_dir: Path) -> list[Failure]:
 
 def _read_crash(path: Path) -> Failure:
     text = path.read_text(errors="replace")
+    for remark in ("\nWhen creating this crashfile", "\nDuring the creation of this crashfile"):
+        text = text.split(remark)[0]
     node = re.search(r"^Node: (\S+)", text, re.MULTILINE)
     sentence = re.findall(r"(?:models\.errors\.)?InputError: (.+)", text)
     lines = [line for line in text.strip().splitlines() if line.strip()]

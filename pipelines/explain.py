@@ -1,6 +1,6 @@
 """Explains people with a stored model: the folds that never saw them, or the whole ensemble."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nipype.pipeline import engine as pe
@@ -19,6 +19,7 @@ def init_explain_wf(
     model: StoredModel,
     output_dir: Path,
     work_dir: Path,
+    versions: Mapping[str, str],
     device: str = "cpu",
 ) -> pe.Workflow:
     """Prediction, heatmaps and region tables of every scan.
@@ -48,7 +49,11 @@ def init_explain_wf(
             name="explain",
             mem_gb=3,
         )
-        save = pe.Node(SaveProducts(output_dir=str(output_dir)), name="save", overwrite=True)
+        save = pe.Node(
+            SaveProducts(output_dir=str(output_dir), common={"SoftwareVersions": dict(versions)}),
+            name="save",
+            overwrite=True,
+        )
         session = f"_ses_{scan.session}" if scan.session else ""
         person = pe.Workflow(f"sub_{scan.participant}{session}")
         person.connect([(explain, save, [(("products", in_list), "products")])])

@@ -156,7 +156,7 @@ def init_group_wf(
     )
     explain.inputs.split = folds
     summarise = pe.MapNode(
-        SummariseMethod(model=study.model, classes=list(study.classes), atlas=study.atlas),
+        SummariseMethod(atlas=study.atlas, **shared),
         iterfield=["attribution"],
         name="summarise",
         mem_gb=2,
@@ -187,7 +187,11 @@ def init_group_wf(
     )
     test.inputs.name = ["image", *heatmaps] if "image" in options.maps else heatmaps
     gather = pe.Node(niu.Merge(4), name="gather")
-    save = pe.Node(SaveProducts(output_dir=str(output_dir)), name="save", overwrite=True)
+    save = pe.Node(
+        SaveProducts(output_dir=str(output_dir), common={"SoftwareVersions": card["Versions"]}),
+        name="save",
+        overwrite=True,
+    )
 
     workflow = pe.Workflow(f"group_{study.model}", base_dir=str(work_dir))
     cached = [("cache", "cache"), ("content_hash", "content_hash")]

@@ -20,6 +20,7 @@ from pipelines.derivatives import (
     relative_path,
     write_table,
 )
+from pipelines.images import write_nifti
 
 # path below the output folder -> {"file": finished file, "sidecar": dict or None}
 Products = dict[str, dict[str, Any]]
@@ -134,8 +135,7 @@ def person_products(
             "method": method,
         },
     )
-    image = nib.Nifti1Image(heatmap.astype(np.float32), names.grid.affine)
-    nib.save(image, folder / Path(image_path).name)
+    image = write_nifti(folder / Path(image_path).name, heatmap, names.grid.affine, template=True)
     table = regions.table(heatmap)
     table["gain"] = np.nan if control_sums is None else gain(table["sum"], control_sums)
     write_table(folder / Path(table_path).name, table)

@@ -19,6 +19,30 @@ def read_nifti(path: str | Path) -> nib.Nifti1Image:
     return nib.Nifti1Image.from_filename(path)
 
 
+def write_nifti(
+    path: Path, data: np.ndarray, affine: np.ndarray, *, template: bool = False
+) -> nib.Nifti1Image:
+    """Write a volume in mm with equal sform and qform.
+
+    Parameters
+    ----------
+    data : (x, y, z) array
+        Written as float32, or as uint8 when it is boolean.
+    affine : (4, 4) array
+        Voxel to RAS+ mm.
+    template : bool
+        Whether the coordinates are those of MNI space (form code 4) or of the scanner (1).
+    """
+    kind = np.uint8 if data.dtype == bool else np.float32
+    image = nib.Nifti1Image(data.astype(kind), affine)
+    code = 4 if template else 1
+    image.set_sform(affine, code=code)
+    image.set_qform(affine, code=code)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    return image
+
+
 def load_volume(path: str | Path) -> tuple[nib.Nifti1Image, str, list[str]]:
     """Read one 3D scan, or say what is wrong with it.
 
@@ -49,8 +73,6 @@ def load_volume(path: str | Path) -> tuple[nib.Nifti1Image, str, list[str]]:
 
         canonical = resample_to_output(canonical, canonical.header.get_zooms()[:3], order=1)
         notes.append("the image axes are not at right angles: resampled to a straight grid")
-    canonical.set_sform(canonical.affine, code=1)
-    canonical.set_qform(canonical.affine, code=1)
     return canonical, "".join(nib.aff2axcodes(image.affine)), notes
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from models.errors import InputError
 
 DATATYPES = {"T1w": "anat"}
+LABEL = re.compile(r"sub-([0-9a-zA-Z]+)")
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,42 @@ def check_dataset(bids_dir: Path) -> None:
     except ValueError as error:
         raise InputError(f"{description}: not valid JSON ({error}); mend it") from error
     if not participants_on_disk(bids_dir):
+        odd = odd_folders(bids_dir)
+        if odd:
+            raise InputError(f"{bids_dir / odd[0]}: {ODD}; rename it")
         raise InputError(f"{bids_dir}: has no sub-* folder; give the root of a BIDS dataset")
 
 
 def participants_on_disk(bids_dir: Path) -> list[str]:
-    """Labels of all ``sub-*`` folders, sorted, without ``sub-``."""
+    """Labels of all participants' folders, sorted, without ``sub-``."""
+    return sorted(name[4:] for name in _folders(bids_dir) if LABEL.fullmatch(name))
+
+
+def odd_folders(bids_dir: Path) -> list[str]:
+    """Names of ``sub-*`` folders that pybids would take for somebody else (``sub-01_old``)."""
+    return sorted(name for name in _folders(bids_dir) if not LABEL.fullmatch(name))
+
+
+def _folders(bids_dir: Path) -> list[str]:
     with os.scandir(bids_dir) as entries:
-        found = [e.name[4:] for e in entries if e.name.startswith("sub-") and e.is_dir()]
-    return sorted(found)
+        return [e.name for e in entries if e.name.startswith("sub-") and e.is_dir()]
+
+
+ODD = "a participant's label may hold letters and digits only"
+
+
+def unreadable(path: Path) -> str:
+    """Why a file cannot be opened, as a sentence; "" when it can."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return (
+            f"{path}: is a link to a file that is not here; fetch its content (DataLad: datalad "
+            "get), or mount the folder that it leads to"
+        )
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror}); see to its permissions"
+    return ""
 
 
 def choose_participants(bids_dir: Path, wanted: Sequence[str]) -> list[str]:
@@ -121,11 +150,13 @@ def find_scans(
         "scope": "raw",
     } | dict(filters or {})
     by_key: dict[tuple[str, str], list[Path]] = {}
-    for file in layout.get(**query):
+    for file in _asked(layout, query):
         key = file.entities["subject"], str(file.entities.get("session", ""))
         if not sessions or key[1] in sessions:
             by_key.setdefault(key, []).append(Path(file.path))
     scans, warnings = [], []
+    if set(participants) == set(participants_on_disk(bids_dir)):
+        warnings += [f"{name}: {ODD}; left out" for name in odd_folders(bids_dir)]
     for (participant, session), paths in sorted(by_key.items()):
         first, *others = sorted(paths)
         scans.append(Scan(participant, session, first))
@@ -133,6 +164,14 @@ def find_scans(
             names = ", ".join(path.name for path in others)
             warnings.append(f"sub-{participant}: {first.name} is used, {names} passed over")
     return scans, warnings
+
+
+def _asked(layout: Any, query: Mapping[str, Any]) -> list[Any]:
+    try:
+        return layout.get(**query)
+    except ValueError as error:  # an entity that does not exist
+        reason = str(error).split(" If you're sure")[0]
+        raise InputError(f"--bids-filter-file: {reason}") from error
 
 
 def _layout(bids_dir: Path, participants: Iterable[str]) -> Any:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import nibabel as nib
 import numpy as np
 from nipype.pipeline import engine as pe
 
@@ -11,7 +11,7 @@ from models.grids import full_grid
 from models.volumes import to_grid
 from pipelines.atlases import template
 from pipelines.derivatives import SPACE, place
-from pipelines.images import read_nifti
+from pipelines.images import read_nifti, write_nifti
 from pipelines.inputs import Scan
 from pipelines.preprocess.t1w import T1wOptions, init_t1w_wf
 
@@ -25,10 +25,9 @@ def template_on_grid(resolution_mm: float, folder: Path) -> Path:
         data = to_grid(np.asarray(image.dataobj, np.float32), image.affine, grid)
         data[data < 1] = 0  # the rim that smoothing adds around the brain
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{target.name.removesuffix('.nii.gz')}_part.nii.gz"
-        nib.save(nib.Nifti1Image(data.astype(np.float32), grid.affine), partial)
-        place(partial, target)
-        partial.unlink()
+        with TemporaryDirectory(dir=folder) as own:  # other processes may be at it too
+            write_nifti(Path(own) / target.name, data, grid.affine, template=True)
+            place(Path(own) / target.name, target)
     return target
 
 

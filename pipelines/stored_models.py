@@ -42,10 +42,12 @@ class StoredModel:
 
     folder: Path
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """The model's label."""
-        return self.folder.name.removeprefix("model-")
+        """The model's label, by its card: a folder may have been renamed."""
+        cards = sorted(self.folder.glob("model-*_modelcard.json"))
+        name = cards[0].name.removesuffix("_modelcard.json") if cards else self.folder.name
+        return name.removeprefix("model-")
 
     @cached_property
     def card(self) -> dict[str, Any]:

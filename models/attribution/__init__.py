@@ -68,13 +68,14 @@ def explain(
 
     explainer = _explainer(method, parameters)
     device = next(model.parameters()).device
-    mode = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.enable_grad():
             result: Explanation = explainer(model, volumes.to(device), target, **parameters)
     finally:
-        model.train(mode)
+        for module, mode in modes:
+            module.training = mode
     return Explanation(
         result.heatmap.detach().float().cpu(),
         result.score.detach().cpu(),

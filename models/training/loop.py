@@ -117,7 +117,7 @@ def train(
     optimiser = torch.optim.Adam(
         model.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay
     )
-    steps = -(-len(train_rows) // protocol.batch_size)
+    steps = len(_batches(train_rows, protocol.batch_size))
     schedule = _schedule(optimiser, protocol, steps)
     state = _resume(checkpoint, model, optimiser, schedule, device)
 
@@ -165,8 +165,8 @@ def predict(
     batch_size: int = 4,
     device: str = "cpu",
 ) -> torch.Tensor:
-    """Scores (len(rows), outputs) before softmax, float32 on the CPU; the model's mode is kept."""
-    mode = model.training
+    """Scores (len(rows), outputs) before softmax, float32 on the CPU; the model's modes are kept."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         scores = [
@@ -174,7 +174,8 @@ def predict(
             for batch in _batches(list(rows), batch_size)
         ]
     finally:
-        model.train(mode)
+        for module, mode in modes:
+            module.training = mode
     return torch.cat(scores) if scores else torch.empty(0, 2)
 
 
@@ -213,6 +214,8 @@ def _check(
             f"[training] select = '{protocol.select}' needs validation people: raise "
             "validation_share, or use select = 'last'"
         )
+    if protocol.select != "last" and len(set(labels[list(validation_rows)].tolist())) < 2:
+        raise InputError("the validation part of this fold has one class only: add people")
 
 
 def _batches(rows: Sequence[int], size: int) -> list[list[int]]:

@@ -27,8 +27,8 @@ def classification_metrics(
         Predicted positive at or above it.
     level : float
         Coverage of the intervals: Clopper-Pearson for proportions (exact, conservative), a
-        normal interval from the two classes' binomial variances for balanced accuracy, DeLong
-        for the area under the ROC curve.
+        normal interval from the two classes' binomial variances (Agresti-Caffo) for balanced
+        accuracy, DeLong for the area under the ROC curve.
 
     Returns
     -------
@@ -65,10 +65,12 @@ def _balanced(tp: int, n_pos: int, tn: int, n_neg: int, z: float) -> tuple[float
     if n_pos == 0 or n_neg == 0:
         return np.nan, np.nan, np.nan
     value = (tp / n_pos + tn / n_neg) / 2
-    # Agresti-Coull style shares, so that a perfect class does not claim zero variance.
-    p, q = (tp + 2) / (n_pos + 4), (tn + 2) / (n_neg + 4)
-    error = z * np.sqrt(p * (1 - p) / (n_pos + 4) + q * (1 - q) / (n_neg + 4)) / 2
-    return value, max(0.0, value - error), min(1.0, value + error)
+    # One hit and one miss more in each class (Agresti & Caffo 2000): a perfect class does not
+    # claim zero variance, and the coverage holds in small groups.
+    p, q = (tp + 1) / (n_pos + 2), (tn + 1) / (n_neg + 2)
+    centre = (p + q) / 2
+    error = z * np.sqrt(p * (1 - p) / (n_pos + 2) + q * (1 - q) / (n_neg + 2)) / 2
+    return value, max(0.0, centre - error), min(1.0, centre + error)
 
 
 def _delong(labels: np.ndarray, scores: np.ndarray, z: float) -> tuple[float, float, float]:

@@ -59,8 +59,13 @@ def split_people(
     models.errors.InputError
         A class has fewer people than folds, or a part of a split would lack a class.
     """
+    if test_share is None and folds < 2:
+        raise InputError(
+            f"[training] folds = {folds}: cross-validation needs at least 2 folds; raise it, or "
+            "use split = 'holdout'"
+        )
     people = np.array(sorted(labels))
-    classes = np.array([labels[person] for person in people])
+    classes = np.array([labels[person] for person in people], dtype=bool)
     smallest = min(int(classes.sum()), int((~classes).sum()))
     if smallest < max(folds, 2):
         raise InputError(
@@ -85,21 +90,33 @@ def _tests(
 ) -> list[np.ndarray]:
     if test_share is None:
         folder = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    else:
-        folder = StratifiedShuffleSplit(1, test_size=test_share, random_state=seed)
-    return [test for _, test in folder.split(classes, classes)]
+        return [test for _, test in folder.split(classes, classes)]
+    return [_set_aside(classes, test_share, seed, f"a test part of {test_share:g}", "test_share")]
 
 
 def _validation(classes: np.ndarray, rest: np.ndarray, share: float, seed: int) -> np.ndarray:
     if share <= 0:
         return np.array([], dtype=int)
     n = max(2, round(share * len(rest)))
+    part, option = f"a validation part of {share:g}", "validation_share"
+    return rest[_set_aside(classes[rest], n, seed, part, option)]
+
+
+def _set_aside(classes: np.ndarray, size: float, seed: int, part: str, option: str) -> np.ndarray:
+    """Stratified rows of ``part``; both classes are in it and in what is left."""
     try:
-        chooser = StratifiedShuffleSplit(1, test_size=n, random_state=seed)
-        _, chosen = next(chooser.split(rest, classes[rest]))
+        chooser = StratifiedShuffleSplit(1, test_size=size, random_state=seed)
+        left, chosen = next(chooser.split(classes, classes))
     except ValueError as error:
         raise InputError(
-            f"{len(rest)} people are too few to set a validation part of {share:g} aside: "
-            "lower [training] validation_share, or set it to 0"
+            f"{len(classes)} people are too few to set {part} aside: "
+            f"change [training] {option}, or add people"
         ) from error
-    return rest[chosen]
+    for side in (left, chosen):
+        if len(set(classes[side].tolist())) < 2:
+            raise InputError(
+                f"with {part}, a part of the split has one class only "
+                f"({int(classes.sum())} of {len(classes)} people are positive): "
+                f"change [training] {option}, or add people to the smaller class"
+            )
+    return chosen

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -13,7 +12,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from pipelines.images import read_nifti
+from pipelines.images import read_nifti, write_nifti
 
 N4_SHRINK, N4_FEWEST_VOXELS = 4, 8
 TRANSFORMS = {"linear": "Affine", "nonlinear": "SyN"}
@@ -57,7 +56,7 @@ class BiasField(SimpleInterface):
         source = read_nifti(self.inputs.in_file)
         out_file = Path(runtime.cwd) / "corrected.nii.gz"
         # Voxels through numpy and the affine of the input: no rounding of the header on the way.
-        nib.save(nib.Nifti1Image(corrected.numpy().astype(np.float32), source.affine), out_file)
+        write_nifti(out_file, corrected.numpy(), source.affine)
         self._results["out_file"] = str(out_file)
         return runtime
 
@@ -104,9 +103,9 @@ class Register(SimpleInterface):
         )
         affine = read_nifti(self.inputs.template).affine
         inside = warped_mask.numpy() > 0
-        image = np.where(inside, warped.numpy(), 0).astype(np.float32)
-        nib.save(nib.Nifti1Image(image, affine), cwd / "registered.nii.gz")
-        nib.save(nib.Nifti1Image(inside.astype(np.uint8), affine), cwd / "registered_mask.nii.gz")
+        image = np.where(inside, warped.numpy(), 0)
+        write_nifti(cwd / "registered.nii.gz", image, affine, template=True)
+        write_nifti(cwd / "registered_mask.nii.gz", inside, affine, template=True)
         self._results |= {
             "out_file": str(cwd / "registered.nii.gz"),
             "out_mask": str(cwd / "registered_mask.nii.gz"),

@@ -15,7 +15,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from pipelines.derivatives import label, read_table, relative_path, write_table
+from pipelines.derivatives import derivative_uri, label, read_table, relative_path, write_table
 from pipelines.heatmaps import (
     HeatmapNames,
     Products,
@@ -24,6 +24,7 @@ from pipelines.heatmaps import (
     person_prediction,
     person_products,
 )
+from pipelines.images import write_nifti
 from pipelines.interfaces.networks import prediction_keys, read_cohort, rows_of
 
 BATCH = 4
@@ -132,6 +133,7 @@ class SummariseMethodInputSpec(BaseInterfaceInputSpec):
     attribution = traits.Dict(mandatory=True)
     folds = traits.List(traits.Str, mandatory=True, desc="folders of ExplainFold")
     predictions = File(exists=True, mandatory=True)
+    cohort = File(exists=True, mandatory=True)
     cache = traits.Str(mandatory=True)
     content_hash = traits.Str(mandatory=True)
     classes = traits.List(traits.Str, mandatory=True, desc="negative, positive")
@@ -205,11 +207,14 @@ class SummariseMethod(SimpleInterface):
         sums = np.array([one["sum"] for one in tables])
         control_sums = pd.Series(sums[controls].mean(0)) if controls.any() else None
         rows = cache.rows(keys)
+        cohort = read_cohort(self.inputs.cohort)
+        images = dict(zip(prediction_keys(cohort), cohort["image"], strict=True))
         products: Products = {}
         for i, (sub, ses) in enumerate(keys):
             models = [f"model-{model}_fold-{number}" for number in folds[i]]
             scores = [one.pop("score") for one in ledgers[i]]
             facts = method_facts(attribution, positive, models) | {
+                "Sources": [derivative_uri(images[sub, ses])],
                 "OutOfFold": True,
                 "Score": float(np.mean(scores)),
                 **ledger_facts(ledgers[i]),
@@ -255,12 +260,13 @@ class SummariseMethod(SimpleInterface):
         for one in (positive, negative):
             chosen = (table["label"] == one).to_numpy()
             per_class[one] = [t for t, use in zip(tables, chosen, strict=True) if use]
-            mean = nib.Nifti1Image(maps[chosen].mean(0), grid.affine)
             path = relative_path(
                 "heatmap", ".nii.gz", names.image(method, stat="mean", desc=label(one))
             )
             figure = f"group/figures/{Path(path).name.removesuffix('.nii.gz')}.png"
-            nib.save(mean, cwd / Path(path).name)
+            mean = write_nifti(
+                cwd / Path(path).name, maps[chosen].mean(0), grid.affine, template=True
+            )
             drawn = plot_slices(
                 background, mean, overlay_range=limits, title=f"mean of {one}", units="relevance"
             )
@@ -346,6 +352,7 @@ class ExplainPerson(SimpleInterface):
             facts = method_facts(
                 attribution, positive, [f"model-{model.name}_fold-{n}" for n in self.inputs.folds]
             ) | {
+                "Sources": [derivative_uri(self.inputs.image)],
                 "OutOfFold": True,
                 "Score": float(np.mean([ledger.pop("score") for ledger in ledgers])),
                 **ledger_facts(ledgers),

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from models.errors import InputError
 from pipelines.derivatives import file_hash, write_table
-from pipelines.images import load_volume, read_nifti
+from pipelines.images import load_volume, read_nifti, write_nifti
 from pipelines.quality import flags_of
 
 BRAIN_ML = (600.0, 2300.0)
@@ -41,7 +41,7 @@ class Conform(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         image, axes, notes = load_volume(self.inputs.in_file)
         out_file = Path(runtime.cwd) / "conformed.nii.gz"
-        nib.save(image, out_file)
+        write_nifti(out_file, np.asarray(image.dataobj), image.affine)
         self._results["out_file"] = str(out_file)
         self._results["meta"] = {
             "Warnings": notes,
@@ -82,7 +82,7 @@ class BrainMask(SimpleInterface):
         if not mask.any():
             raise InputError(f"{self.inputs.in_file}: no brain was found in the image; look at it")
         out_mask = Path(runtime.cwd) / "mask.nii.gz"
-        nib.save(nib.Nifti1Image(mask.astype(np.uint8), image.affine), out_mask)
+        write_nifti(out_mask, mask, image.affine)
         self._results["out_mask"] = str(out_mask)
         self._results["meta"] = {
             "BrainMaskMethod": method,

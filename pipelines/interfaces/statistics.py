@@ -17,6 +17,7 @@ from nipype.interfaces.base import (
 from models.errors import InputError
 from pipelines.derivatives import SPACE, grid_sidecar, label, read_table, relative_path, write_table
 from pipelines.heatmaps import HeatmapNames, Products, Regions
+from pipelines.images import write_nifti
 from pipelines.interfaces.networks import prediction_keys, read_cohort
 
 BRAIN_SHARE = 0.9
@@ -190,8 +191,7 @@ class VoxelwiseTest(SimpleInterface):
             (kept, {"stat": "t", "desc": "FWE"}, "t value of the significant clusters, else 0"),
         ):
             path = relative_path("statmap", ".nii.gz", self._entities(cache, **more))
-            image = nib.Nifti1Image(volume.astype(np.float32), cache.grid.affine)
-            nib.save(image, cwd / Path(path).name)
+            write_nifti(cwd / Path(path).name, volume, cache.grid.affine, template=True)
             products[path] = {
                 "file": str(cwd / Path(path).name),
                 "sidecar": {"Description": what, **facts, **grid_sidecar(cache.grid)},

@@ -13,8 +13,10 @@ from pipelines.derivatives import (
     file_hash,
     fingerprint,
     grid_sidecar,
+    has_sidecar,
     read_sidecar,
     relative_path,
+    sidecar_path,
 )
 from pipelines.inputs import Scan
 from pipelines.interfaces.ants import BiasField, Register
@@ -83,9 +85,10 @@ def t1w_fingerprint(scan: Scan, options: T1wOptions) -> str:
 def is_done(output_dir: Path, scan: Scan, options: T1wOptions) -> bool:
     """Whether the derivatives of this very scan with these options are all there."""
     paths = t1w_paths(scan, options)
-    return all((output_dir / path).exists() for path in paths.values()) and read_sidecar(
-        output_dir / paths["quality"]
-    ).get("Fingerprint") == t1w_fingerprint(scan, options)
+    files = [output_dir / path for path in paths.values()]
+    files += [sidecar_path(file) for file in files if has_sidecar(file)]
+    stored = read_sidecar(output_dir / paths["quality"]).get("Fingerprint")
+    return all(file.exists() for file in files) and stored == t1w_fingerprint(scan, options)
 
 
 def init_t1w_wf(
@@ -188,7 +191,7 @@ def _source(scan: Scan) -> str:
 def _sidecars(options: T1wOptions, made_by: str) -> dict[str, dict[str, Any]]:
     """The static part of each sidecar."""
     grid = full_grid(options.resolution_mm)
-    mask = {"Type": "Brain"}
+    mask = {"Type": "Brain", "Description": "Brain with its inner CSF"}
     return {
         "image": {
             "Description": "RAS+ axes, N4 bias field correction; the skull as in the input",

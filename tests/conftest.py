@@ -1,0 +1,209 @@
+"""Small brains without skull, datasets of them, and one study that many tests look at."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import affine_transform
+
+from bidsapp import cli
+from models.grids import full_grid
+from models.volumes import to_grid
+from pipelines.atlases import template
+
+RECIPE = """\
+name = "tiny"
+description = "Seconds on one core: 3 mm, affine registration, two folds of two epochs."
+
+[preprocessing]
+registration = "linear"
+resolution_mm = 3.0
+grid = "3mm"
+
+[cohort]
+target = "diagnosis"
+positive = "AD"
+negative = "CN"
+covariates = ["age"]
+
+[network]
+name = "demo"
+
+[training]
+folds = 2
+validation_share = 0.0
+
+[training.protocol]
+epochs = 2
+select = "last"
+
+[[attribution]]
+method = "saliency"
+
+[statistics]
+maps = ["image", "saliency"]
+permutations = 20
+"""
+
+SIDE_MM = {"L": (-36.0, -10.0, 12.0), "R": (36.0, -10.0, 12.0)}
+OBLIQUE_DEGREES = (14.0, -9.0, 21.0)  # about x, y, z
+
+
+# --- brains --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def small_template() -> nib.Nifti1Image:
+    """The template brain at 4 mm, exactly zero outside."""
+    image, grid = nib.load(template()), full_grid(4.0)
+    data = to_grid(np.asarray(image.dataobj, np.float32), image.affine, grid)
+    data[data < 20] = 0
+    return nib.Nifti1Image(data, grid.affine)
+
+
+@pytest.fixture(scope="session")
+def brain(small_template: nib.Nifti1Image) -> Callable[..., nib.Nifti1Image]:
+    """Make a brain without skull; ``side`` places a bright ball into that half of it."""
+
+    def make(
+        seed: int = 0, axcodes: str = "RAS", *, side: str = "", oblique: bool = False
+    ) -> nib.Nifti1Image:
+        rng = np.random.default_rng(seed)
+        world = small_template.affine.copy()
+        if oblique:
+            world[:3, :3] = _rotation(OBLIQUE_DEGREES) @ world[:3, :3]
+            middle = np.array(small_template.shape) / 2
+            world[:3, 3] -= world[:3, :3] @ middle - small_template.affine[:3, :3] @ middle
+        person = _person(rng)  # template to person, mm
+        back = np.linalg.inv(small_template.affine) @ np.linalg.inv(person) @ world
+        data = affine_transform(np.asarray(small_template.dataobj), back, order=1)
+        data[data < 10] = 0
+        data[data > 0] += rng.normal(0, 3, int((data > 0).sum()))
+        if side:
+            voxels = np.moveaxis(np.indices(data.shape), 0, -1)
+            mm = voxels @ world[:3, :3].T + world[:3, 3]
+            centre = nib.affines.apply_affine(person, SIDE_MM[side])
+            data[np.linalg.norm(mm - centre, axis=-1) < 8] = 600
+        image = nib.Nifti1Image(data.astype(np.float32), world)
+        turn = nib.orientations.ornt_transform(
+            nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axcodes)
+        )
+        return image.as_reoriented(turn)
+
+    return make
+
+
+def _person(rng: np.random.Generator) -> np.ndarray:
+    """A head a little larger or smaller, turned and moved."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = _rotation(rng.uniform(-4, 4, 3)) @ np.diag(rng.uniform(0.96, 1.03, 3))
+    matrix[:3, 3] = rng.uniform(-4, 4, 3)
+    return matrix
+
+
+def _rotation(degrees: Sequence[float]) -> np.ndarray:
+    x, y, z = np.deg2rad(degrees)
+    turns = [
+        [[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]],
+        [[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]],
+        [[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]],
+    ]
+    return np.array(turns[2]) @ np.array(turns[1]) @ np.array(turns[0])
+
+
+def bright_centre_mm(path: Path) -> np.ndarray:
+    """World position (RAS+, mm) of the brightest ball in an image."""
+    image = nib.Nifti1Image.from_filename(path)
+    data = np.asarray(image.dataobj)
+    voxels = np.argwhere(data > 0.7 * data.max())
+    return nib.affines.apply_affine(image.affine, voxels.mean(0))
+
+
+# --- datasets ------------------------------------------------------------------------------------
+
+
+def save_scan(folder: Path, participant: str, image: nib.Nifti1Image | bytes, ses: str = "") -> Path:
+    """Put a T1w image (or bytes under its name) into a raw dataset."""
+    stem = f"sub-{participant}" + (f"_ses-{ses}" if ses else "")
+    path = folder / f"sub-{participant}" / (f"ses-{ses}" if ses else "") / f"anat/{stem}_T1w.nii.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(image, bytes):
+        path.write_bytes(image)
+    else:
+        nib.save(image, path)
+    path.with_name(f"{stem}_T1w.json").write_text("{}")
+    return path
+
+
+def describe(folder: Path, people: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
+    """Write dataset_description.json and participants.tsv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"Name": "small brains", "BIDSVersion": "1.11.1", "DatasetType": "raw"})
+    (folder / "dataset_description.json").write_text(text)
+    (folder / "README").write_text("Synthetic brains for tests; nobody was scanned for them.\n")
+    if people:
+        columns = list(next(iter(people.values())))
+        rows = ["\t".join(["participant_id", *columns])]
+        rows += ["\t".join([f"sub-{who}", *map(str, row.values())]) for who, row in people.items()]
+        (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def listing(folder: Path, *, without: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
+    """Size and time of every file and folder; ``without`` names top folders to pass over."""
+    return {
+        str(path.relative_to(folder)): (path.lstat().st_mtime_ns, path.lstat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.relative_to(folder).parts[0] not in without
+    }
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of the command line left behind."""
+
+    code: int
+    said: str
+    out: str = ""
+
+
+def call(*arguments: object) -> Outcome:
+    """Run ``brainwhy`` in this process."""
+    before = dict(os.environ)
+    said, out = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(out):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        finally:
+            for name in set(os.environ) - set(before):
+                del os.environ[name]
+            os.environ.update(before)
+    return Outcome(code, said.getvalue(), out.getvalue())
+
+
+@pytest.fixture(scope="session")
+def brainwhy() -> Callable[..., Outcome]:
+    """The command line; one process, so that a run costs no start of workers."""
+    return call
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe file that takes seconds."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(RECIPE)
+    return path
