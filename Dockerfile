@@ -1,6 +1,7 @@
-# BrainWhy as a BIDS App: docker run --rm -v BIDS:/data:ro -v OUT:/out brainwhy /data /out participant
-# Everything a run needs is inside, network weights, template and atlases too: it works without a
-# network, on a read-only root with a writable /tmp, and as any user. See docs/container.md.
+# BrainWhy as a BIDS App:
+#     docker run --rm -v BIDS:/data:ro -v OUT:/out brainwhy /data /out participant
+# Everything a run needs is inside, network weights, template and atlases too: it works offline, on a
+# read-only root with a writable /tmp, and as any user. See docs/container.md.
 FROM debian:bookworm-slim
 
 # Other package indexes, for this build only; on PyTorch's CPU index pip finds a smaller torch.

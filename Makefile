@@ -43,6 +43,7 @@ ci-full: lint test
 	$(BIN)/python -m pytest -q -m slow
 	$(MAKE) demo score
 	tests/hpc/container.sh
+	tests/hpc/apptainer.sh
 
 clean:
 	rm -rf $(VENV) $(DEMO)

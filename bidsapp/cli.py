@@ -246,6 +246,7 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
         write_graph=options.write_graph,
         verbose=options.verbose or options.debug,
         command=command,
+        recipe_source=options.recipe or "t1w",
     )
 
 

@@ -65,7 +65,9 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         table = read_table(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a tab-separated UTF-8 table ({error}); save it anew") from error
+        raise InputError(
+            f"{path}: not a tab-separated table in UTF-8 ({error}); save it as one"
+        ) from error
     if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of cells without a header
         raise InputError(f"{path}: its rows have more cells than its header has names; mend it")
     return table
@@ -111,16 +113,34 @@ def build_cohort(
         if person not in on_disk and value in classes and not participants:
             excluded[person] = "in participants.tsv, but without preprocessed image"
         elif person in on_disk and value not in classes:
-            excluded[person] = f"{options.target} is '{value}', neither of {classes}"
+            is_what = f"'{value}', neither {classes[0]} nor {classes[1]}" if value else "missing"
+            excluded[person] = f"{options.target} is {is_what}"
     if excluded:
         warnings += [f"{person} is left out: {reason}" for person, reason in excluded.items()]
     rows = _rows(images, people, classes, options, on_disk & set(people))
     _check_both_classes(path, rows, classes, options)
     rows = rows.merge(table[["participant_id", *options.covariates]], on="participant_id")
     for name in options.covariates:
-        for person in rows.loc[rows[name].isna(), "participant_id"].unique():
-            warnings.append(f"{person}: {name} is missing; left out of the statistics only")
+        warnings += _unusable(path, rows, name)
     return CohortTable(rows, warnings, excluded)
+
+
+def _unusable(path: Path, rows: pd.DataFrame, name: str) -> list[str]:
+    """Sentences about whom the statistics must do without for want of a covariate."""
+    numbers = pd.to_numeric(rows[name], errors="coerce")
+    words = sorted(map(str, rows.loc[numbers.isna(), name].dropna().unique()))
+    if numbers.isna().all() and len(words) > 2:
+        raise InputError(
+            f"--covariates: column '{name}' of {path} holds {len(words)} different words "
+            f"({', '.join(words[:4])}, ...); only numbers or two words can be used"
+        )
+    usable = rows[name].notna() if numbers.isna().all() else numbers.notna()
+    people = rows[~usable].drop_duplicates("participant_id")
+    return [
+        f"{person}: {name} is {'missing' if pd.isna(value) else repr(str(value))}; left out of the "
+        "statistics only"
+        for person, value in zip(people["participant_id"], people[name], strict=True)
+    ]
 
 
 def _text(value: object) -> str:

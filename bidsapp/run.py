@@ -150,7 +150,7 @@ def participant(settings: Settings) -> bool:
     if settings.dry_run:
         return _dry_run(settings, scans, options, model)
     if settings.boilerplate_only:
-        return _boilerplate(settings, diary)
+        return _write_methods(settings, diary)
     write_dataset(
         settings.output_dir, settings.bids_dir, __version__, settings.dataset_links or None
     )
@@ -163,6 +163,7 @@ def participant(settings: Settings) -> bool:
                 _explain(settings, scans, options, model, diary)
         for person in people:
             diary.write(settings.output_dir / f"logs/participant-{person}.json", f"sub-{person}")
+        _write_methods(settings, diary)
         _participant_pages(settings.output_dir, people)
     return bool(diary.failures)
 
@@ -289,7 +290,7 @@ def group(settings: Settings) -> bool:
         _group_pages(settings.output_dir, name)
         return False
     if settings.boilerplate_only:
-        return _boilerplate(settings, diary)
+        return _write_methods(settings, diary)
     cohort = _cohort(settings)
     diary.excluded = cohort.excluded
     for sentence in cohort.warnings:
@@ -321,6 +322,7 @@ def group(settings: Settings) -> bool:
             settings.output_dir, settings.work_dir, settings.recipe.preprocessing.registration
         )
         diary.write(settings.output_dir / "logs/group.json")
+        _write_methods(settings, diary)
         _group_pages(settings.output_dir, name)
     return bool(diary.failures)
 
@@ -433,13 +435,14 @@ def _dry_run(
     return False
 
 
-def _boilerplate(settings: Settings, diary: Diary) -> bool:
+def _write_methods(settings: Settings, diary: Diary) -> bool:
+    """Write the methods text of the recipe into logs/CITATION.md."""
     from bidsapp.report.methods import methods_text
 
-    text = methods_text(settings.recipe.as_dict(), diary.versions)
     target = settings.output_dir / "logs/CITATION.md"
-    write_text(target, str(text))
-    tell(f"methods text written to {target}")
+    write_text(target, str(methods_text(settings.recipe.as_dict(), diary.versions)))
+    if settings.boilerplate_only:
+        tell(f"methods text written to {target}")
     return False
 
 

@@ -166,6 +166,7 @@ class Settings:
     write_graph: bool = False
     verbose: bool = False
     command: tuple[str, ...] = ()
+    recipe_source: str = "t1w"  # name or file, as it was given
 
 
 # --- recipes -------------------------------------------------------------------------------------
@@ -249,10 +250,10 @@ def _named(attribution: dict[str, Any]) -> dict[str, Any]:
     from models.attribution import check_parameters
 
     method = attribution.get("method", "")
+    check_parameters(method, {k: v for k, v in attribution.items() if k not in ("name", "method")})
     attribution.setdefault("name", method.replace("_", ""))
     if not str(attribution["name"]).isalnum():
         raise InputError(f"[[attribution]] name '{attribution['name']}': letters and digits only")
-    check_parameters(method, {k: v for k, v in attribution.items() if k not in ("name", "method")})
     return attribution
 
 

@@ -76,7 +76,13 @@ class StoredModel:
         """
         allowed, known = [], False
         for fold in self.folds:
-            split = read_table(self.folder / f"model-{self.name}_fold-{fold}_split.tsv")
+            path = self.folder / f"model-{self.name}_fold-{fold}_split.tsv"
+            if not path.exists():
+                raise InputError(
+                    f"{path}: missing, so who trained this fold is not known; copy the model's "
+                    "folder whole, or run the group level again"
+                )
+            split = read_table(path)
             roles = split.loc[split["participant_id"] == f"sub-{participant}", "role"]
             known |= len(roles) > 0
             if all(role == "test" for role in roles):
@@ -91,7 +97,7 @@ class StoredModel:
 
 
 def grid_from_card(entry: Mapping[str, Any]) -> Grid:
-    """Grid written by :func:`grid_entry`."""
+    """Grid of a model card: name, shape, voxel_mm, origin_mm."""
     return Grid(entry["name"], tuple(entry["shape"]), entry["voxel_mm"], tuple(entry["origin_mm"]))
 
 

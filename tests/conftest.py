@@ -207,3 +207,66 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(RECIPE)
     return path
+
+
+# --- one study -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Study:
+    """Six people of a cohort, one who is new, and two who cannot be used, after both levels."""
+
+    raw: Path
+    out: Path
+    recipe: Path
+    participant: Outcome
+    group: Outcome
+    raw_before: Mapping[str, tuple[int, int]]
+
+    def run(self, *arguments: object) -> Outcome:
+        """Call the app on this study again."""
+        return call(self.raw, self.out, *arguments, "--recipe", self.recipe, "--nprocs", 1)
+
+    def anat(self, participant: str, pattern: str) -> list[Path]:
+        """Derivatives of one person below all sessions."""
+        return sorted(self.out.glob(f"sub-{participant}/**/anat/{pattern}"))
+
+
+# participant: (storage axes, side of the bright ball, oblique, sessions)
+COHORT = {
+    "01": ("RAS", "L", False, ("",)),
+    "02": ("LAS", "R", False, ("",)),
+    "03": ("LPS", "R", False, ("1", "2")),
+    "04": ("RAS", "L", True, ("",)),
+    "05": ("PIR", "L", False, ("",)),
+    "06": ("LAS", "L", True, ("",)),
+}
+
+
+@pytest.fixture(scope="session")
+def study(
+    tmp_path_factory: pytest.TempPathFactory, brain: Callable[..., nib.Nifti1Image], recipe: Path
+) -> Study:
+    """Both levels, run once; half a minute. ``new`` is preprocessed, but not in the cohort."""
+    folder = tmp_path_factory.mktemp("study")
+    raw = folder / "raw"
+    people: dict[str, dict[str, Any]] = {}
+    for number, (who, (axcodes, side, oblique, sessions)) in enumerate(COHORT.items()):
+        people[who] = {"diagnosis": "CN" if number % 2 else "AD", "age": 60 + number}
+        for ses in sessions:
+            image = brain(number, axcodes, side=side, oblique=oblique)
+            save_scan(raw, who, image, ses)
+    people["05"]["age"] = "n/a"
+    people |= {who: {"diagnosis": "n/a", "age": 70} for who in ("new", "cut", "noT1w")}
+    people["gone"] = {"diagnosis": "AD", "age": 70}
+    save_scan(raw, "new", brain(99, "LAS", side="R"))
+    whole = save_scan(raw, "cut", brain(98)).read_bytes()
+    save_scan(raw, "cut", whole[: len(whole) // 2])
+    flair = save_scan(raw, "noT1w", b"")
+    flair.rename(flair.with_name("sub-noT1w_FLAIR.nii.gz"))
+    describe(raw, people)
+    before = listing(raw)
+    shared = (raw, folder / "out", "--recipe", recipe)
+    participant = call(*shared, "participant", "--nprocs", 2)
+    group = call(*shared, "group", "--nprocs", 1)
+    return Study(raw, folder / "out", recipe, participant, group, before)

@@ -223,6 +223,8 @@ def linear_chain(model: nn.Module) -> list[Layer]:
             chain.append(Weighted(_convolution(module), *_weights(module)))
         elif isinstance(module, nn.MaxPool2d | nn.MaxPool3d):
             chain.append(MaxPool(module))
+        elif isinstance(module, nn.AvgPool3d):
+            chain.append(Weighted(_mean(module), *_unit(model)))
         elif isinstance(module, (*PASSES, nn.Flatten)):
             chain.append(Passing(module))
         else:
@@ -264,9 +266,32 @@ def _convolution(
     return op
 
 
+def _mean(module: nn.AvgPool3d) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Average pooling is a convolution with equal weights: ``weight`` is their common factor."""
+
+    def op(a: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return weight * F.avg_pool3d(
+            a,
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            module.ceil_mode,
+            module.count_include_pad,
+            module.divisor_override,
+        )
+
+    return op
+
+
+def _unit(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight 1 and bias 0 in the model's dtype and on its device."""
+    one = next(model.parameters()).detach().new_ones(1)
+    return one, torch.zeros_like(one)
+
+
 def _fold(chain: list[Layer], norm: BatchNorm, name: str) -> None:
     """Replace the last layer by one whose weights include the normalisation."""
-    if not chain or not isinstance(chain[-1], Weighted):
+    if not chain or not isinstance(chain[-1], Weighted) or chain[-1].weight.dim() == 1:
         raise InputError(
             f"BatchNorm '{name}' does not follow a convolution or a fully connected layer directly"
         )
@@ -300,6 +325,12 @@ def _divide(relevance: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     return torch.where(empty, 0, relevance / torch.where(empty, 1, z))
 
 
+def _divisor(z: torch.Tensor) -> torch.Tensor:
+    """``z``, with 0 for what would overflow in a division (filters that decayed to nothing)."""
+    limits = torch.finfo(z.dtype)
+    return torch.where(z.abs() < limits.tiny / limits.eps, 0, z)
+
+
 @dataclass(frozen=True)
 class Epsilon:
     """Shares of z_ij, damped near z_j = 0."""
@@ -315,11 +346,12 @@ class Epsilon:
             raise InputError(f"LRP bias is absorb or ignore, not '{self.bias}'")
         bias = layer.spread_bias(a.dim()) if self.bias == "absorb" else a.new_zeros(())
         z = layer.op(a, layer.weight) + bias
-        damping = torch.where(z < 0, -self.epsilon, self.epsilon).to(z.dtype)
-        s = _divide(relevance, z + damping)
+        damping = torch.where(z < 0, -1, 1).to(z.dtype) * self.epsilon
+        divisor = _divisor(z + damping)
+        s = _divide(relevance, divisor)
         _enter(ledger, "bias", bias * s)
         _enter(ledger, "epsilon", damping * s)
-        _enter(ledger, "no_input", torch.where(z + damping == 0, relevance, 0))
+        _enter(ledger, "no_input", torch.where(divisor == 0, relevance, 0))
         return a * layer.adjoint(a.shape, s)
 
 
@@ -341,9 +373,11 @@ class AlphaBeta:
         negative = sum(layer.op(x, minus) for x, _, minus in parts)
         assert isinstance(positive, torch.Tensor)
         assert isinstance(negative, torch.Tensor)
+        positive, negative = _divisor(positive), _divisor(negative)
         alone_positive, alone_negative = negative == 0, positive == 0
-        s_positive = _divide(relevance, positive) * torch.where(alone_positive, 1, 1 + self.beta)
-        s_negative = _divide(relevance, negative) * torch.where(alone_negative, 1, -self.beta)
+        s_positive, s_negative = _divide(relevance, positive), _divide(relevance, negative)
+        s_positive = torch.where(alone_positive, s_positive, (1 + self.beta) * s_positive)
+        s_negative = torch.where(alone_negative, s_negative, -self.beta * s_negative)
         _enter(ledger, "no_input", torch.where(alone_positive & alone_negative, relevance, 0))
         below = torch.zeros_like(a)
         for x, plus, minus in parts:
@@ -363,8 +397,9 @@ class Flat:
     ) -> torch.Tensor:
         """Relevance of the inputs ``a``."""
         ones = torch.ones_like(layer.weight)
-        taps = layer.op(torch.ones_like(a[:1]), ones)
-        return layer.adjoint(a.shape, _divide(relevance, taps.expand_as(relevance)), ones)
+        taps = layer.op(torch.ones_like(a[:1]), ones).expand_as(relevance)
+        _enter(ledger, "no_input", torch.where(taps == 0, relevance, 0))
+        return layer.adjoint(a.shape, _divide(relevance, taps), ones)
 
 
 Rule = Epsilon | AlphaBeta | Flat

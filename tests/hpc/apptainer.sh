@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Singularity.def as users run it: built, its own %test, then the participant level of two people of
-# the demo in a closed container. Ends in one line, "verified" or "skipped: reason"; anything else is
-# a failure. Needs root on an x86-64 Debian 12 when apptainer is not installed.
+# Singularity.def as users run it: built, its own %test, then the participant level of two people
+# of the demo in a closed container. Ends in one line, "verified" or "skipped: reason"; anything
+# else is a failure. Needs root on an x86-64 Debian 12 when apptainer is not installed.
 # usage: apptainer.sh [IMAGE.sif]      an image that exists already is tested as it is
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -27,14 +27,15 @@ if [ $# = 0 ]; then
   for tool in podman runc mmdebstrap; do
     command -v "$tool" > /dev/null || skip "$tool is not installed (container.sh installs it)"
   done
-  "$here/base_image.sh" > "$scratch/base.log" 2>&1 || skip "no base image: $(tail -n 1 "$scratch/base.log")"
+  "$here/base_image.sh" > "$scratch/base.log" 2>&1 \
+    || skip "no base image: $(tail -n 1 "$scratch/base.log")"
   "$here/build_sif.sh" "$project" "$sif" > "$scratch/build.log" 2>&1 \
     || { tail -n 30 "$scratch/build.log"; fail "image build"; }
   say "image built, $(stat --format %s "$sif" | numfmt --to=si)B"
 fi
 
 mkdir "$scratch"/{bids,out}
-closed=(--containall --cleanenv --no-home --pwd /tmp)
+closed=(--containall --cleanenv)
 apptainer test "${closed[@]}" "$sif" > "$scratch/test.log" 2>&1 \
   || { tail "$scratch/test.log"; fail "%test"; }
 say "%test passed"

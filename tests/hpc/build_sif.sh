@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# apptainer build of CONTEXT's Singularity.def on the base image in podman's local storage, with this
-# machine's pip settings lent to it through /mnt.
+# apptainer build of CONTEXT's Singularity.def on the base image in podman's local storage, with
+# this machine's pip settings lent to it through /mnt.
 # usage: build_sif.sh CONTEXT IMAGE.sif
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

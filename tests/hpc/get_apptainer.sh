@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Unpack Debian's apptainer into PREFIX, and print its folder of commands. The package is in Debian's
-# unstable suite only and wants a newer C library than a stable Debian has: it gets that library
-# beside it, and the system's own stays as it is. Needs root, apt-get and x86-64.
+# Unpack Debian's apptainer into PREFIX, and print its folder of commands. The package is in
+# Debian's unstable suite only and wants a newer C library than Debian 12 has: it gets that library
+# beside it, and the system's own stays as it is. Needs root on an x86-64 Debian 12.
 # usage: get_apptainer.sh PREFIX
 set -euo pipefail
 prefix=$(realpath -m "${1:?prefix}")
@@ -16,7 +16,9 @@ apt-get install -y -qq --no-install-recommends patchelf squashfs-tools squashfus
 
 # The newer suites, from wherever this machine's packages come from, in lists of their own.
 mkdir -p "$scratch"/{sources,lists/partial,cache/archives/partial,packages}
-site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Codename: bookworm' | sort -u | head -n 1)
+# shellcheck disable=SC2016 # $(SITE) is apt-get's own
+site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Codename: bookworm' \
+  | sort -u | head -n 1)
 for suite in trixie sid; do echo "deb $site $suite main"; done > "$scratch/sources/newer.list"
 newer=(-o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$scratch/sources"
   -o Dir::State::Lists="$scratch/lists" -o Dir::Cache="$scratch/cache"
@@ -26,7 +28,7 @@ apt-get "${newer[@]}" -qq update >&2
 dpkg -x "$scratch"/packages/apptainer_*.deb "$scratch/apptainer"
 dpkg -x "$scratch"/packages/libc6_*.deb "$scratch/libc"
 
-mkdir -p "$prefix"/{bin,etc,glibc,"$libraries",var/lib/apptainer/mnt/session,var/lib/apptainer/mnt/source}
+mkdir -p "$prefix"/{bin,etc,glibc,"$libraries",var/lib/apptainer/mnt/{session,source}}
 for name in libc.so.6 libm.so.6 libresolv.so.2 ld-linux-x86-64.so.2; do
   cp -L "$scratch/libc/usr/$libraries/$name" "$prefix/glibc/"
 done
@@ -38,7 +40,8 @@ cp -a "$scratch/apptainer/usr/bin/apptainer" "$prefix/bin/"
 ln -s ../etc "$prefix/lib/etc"
 ln -s ../var "$prefix/lib/var"
 for binary in "$prefix/$libraries/apptainer/bin/starter" "$prefix/bin/apptainer"; do
-  patchelf --set-interpreter "$prefix/glibc/ld-linux-x86-64.so.2" --set-rpath "$prefix/glibc" "$binary"
+  patchelf --set-interpreter "$prefix/glibc/ld-linux-x86-64.so.2" \
+    --set-rpath "$prefix/glibc" "$binary"
 done
 # A root without every capability, as on many build machines, must not ask for all of them.
 sed -i 's/^root default capabilities = full/root default capabilities = no/' \

@@ -70,14 +70,14 @@ def stop_at(epoch):
 
 
 def test_it_learns_what_can_be_learned():
-    volumes, labels = cohort(images=40)
+    volumes, labels = cohort(effect=4.0, images=40)
     unseen = list(range(24, 40))
-    model, history = fit(data=(volumes, labels), epochs=25, augmentation=ALL_CHANGES)
+    model, history = fit(data=(volumes, labels), epochs=15, augmentation=ALL_CHANGES)
     assert history[-1]["train_loss"] < 0.5 * history[0]["train_loss"]
     found = evaluate(model, volumes, labels, unseen, 4, "cpu")
-    assert found["validation_balanced_accuracy"] >= 0.9
     untrained = evaluate(network(), volumes, labels, unseen, 4, "cpu")
-    assert found["validation_loss"] < untrained["validation_loss"]
+    assert found["validation_balanced_accuracy"] >= 0.9
+    assert found["validation_loss"] < 0.5 * untrained["validation_loss"]
 
 
 def test_full_batches_are_adam_with_an_l2_penalty_word_for_word():
@@ -122,9 +122,7 @@ def test_it_ends_with_the_weights_of_the_selected_epoch(select):
     accuracies = [row["validation_balanced_accuracy"] for row in history]
     best = {
         "validation_loss": int(np.argmin(losses)),
-        "validation_balanced_accuracy": min(
-            range(12), key=lambda i: (-accuracies[i], losses[i])
-        ),
+        "validation_balanced_accuracy": min(range(12), key=lambda i: (-accuracies[i], losses[i])),
         "last": 11,
     }[select]
     assert [row["selected"] for row in history] == [float(i == best) for i in range(12)]

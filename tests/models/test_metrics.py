@@ -116,16 +116,17 @@ def test_the_area_is_covered_as_often_as_promised():
 
 
 @pytest.mark.parametrize("p", [0.5, 0.8, 0.97])
-def test_the_coverage_of_balanced_accuracy_computed_exactly(p):
-    n, truth = 20, (p + 0.7) / 2
-    coverage = 0.0
-    for tp in range(n + 1):
-        for tn in range(0, n + 1):
-            weight = binom.pmf(tp, n, p) * binom.pmf(tn, n, 0.7)
+@pytest.mark.parametrize(("n_pos", "n_neg"), [(10, 10), (20, 31)])
+def test_the_coverage_of_balanced_accuracy_computed_exactly(p, n_pos, n_neg):
+    q, coverage = 0.7, 0.0
+    for tp in range(n_pos + 1):
+        for tn in range(n_neg + 1):
+            weight = binom.pmf(tp, n_pos, p) * binom.pmf(tn, n_neg, q)
             if weight > 1e-5:
-                row = measured(*counted(tp, n, tn, n)).loc["balanced_accuracy"]
-                coverage += weight * (row.ci_low <= truth <= row.ci_high)
-    assert 0.93 < coverage < 0.99
+                row = measured(*counted(tp, n_pos, tn, n_neg)).loc["balanced_accuracy"]
+                assert row.ci_low <= row.value <= row.ci_high
+                coverage += weight * (row.ci_low <= (p + q) / 2 <= row.ci_high)
+    assert 0.925 < coverage < 0.99
 
 
 def test_a_perfect_prediction_is_not_certain():

@@ -1,0 +1,203 @@
+"""Recipes: every key is known, of the right type and within limits, or a sentence says otherwise."""
+
+import tomllib
+from dataclasses import fields, replace
+from importlib import resources
+
+import pytest
+
+from bidsapp.settings import (
+    Cohort,
+    Preprocessing,
+    Recipe,
+    Settings,
+    Training,
+    load_recipe,
+    parse,
+    read_toml,
+    recipe_names,
+)
+from models.errors import InputError
+from models.grids import GRIDS
+
+EMPTY = Recipe()
+
+
+def complaint(**tables):
+    with pytest.raises(InputError) as caught:
+        EMPTY.overridden(tables, "mine.toml")
+    return str(caught.value)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_say_what_they_are(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description.endswith(".")
+    assert recipe.attribution
+    assert recipe.preprocessing.network_grid is GRIDS[recipe.preprocessing.grid]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_survives_being_written_as_plain_values(name):
+    recipe = load_recipe(name)
+    assert parse(Recipe, recipe.as_dict(), name) == recipe
+    assert recipe.overridden({}) == recipe
+
+
+def test_what_the_file_says_is_what_is_read():
+    text = (resources.files("bidsapp") / "recipes/ad-t1w.toml").read_text()
+    raw, recipe = tomllib.loads(text), load_recipe("ad-t1w")
+    assert recipe.training.protocol.learning_rate == raw["training"]["protocol"]["learning_rate"]
+    assert recipe.training.protocol.augmentation.shift_axes == ("sagittal",)
+    assert recipe.cohort.covariates == ("age", "sex")
+    assert [one["name"] for one in recipe.attribution] == [
+        "lrpalphabeta",  # the method without underscores where no name is given
+        "lrpbeta1",
+        "lrpepsilon",
+        "saliency",
+    ]
+
+
+def test_a_recipe_from_a_file(recipe):
+    assert load_recipe(str(recipe)).name == "tiny"
+    assert load_recipe(str(recipe)).preprocessing.registration == "linear"
+
+
+def test_a_name_that_does_not_exist_gets_the_nearest():
+    with pytest.raises(InputError, match=r"did you mean 'demo-t1w'\?.*shipped are: ad-t1w"):
+        read_toml("demo-t1")
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_bytes(b"name = 'a\n\xff")
+    with pytest.raises(InputError, match=r"mine\.toml: not valid TOML"):
+        load_recipe(str(file))
+
+
+# --- keys and types ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"trainings": {}}, ["unknown key trainings", "did you mean 'training'?"]),
+        ({"training": {"fold": 3}}, ["unknown key [training] fold", "'folds'"]),
+        ({"training": {"protocol": {"epoch": 3}}}, ["[training.protocol] epoch", "'epochs'"]),
+        ({"cohort": {"zzz": 1}}, ["unknown key [cohort] zzz", "known:", "target"]),
+        ({"statistics": {"permutation": 3}}, ["[statistics] permutation", "'permutations'"]),
+    ],
+)
+def test_unknown_keys_name_file_place_and_the_nearest_key(tables, words):
+    said = complaint(**tables)
+    assert "mine.toml" in said
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"training": {"folds": "five"}}, "training.folds must be int, not 'five'"),
+        ({"training": {"folds": True}}, "training.folds must be int, not True"),
+        ({"training": {"folds": 2.5}}, "training.folds must be int, not 2.5"),
+        ({"training": 3}, "training must be a table"),
+        ({"cohort": {"covariates": "age"}}, "cohort.covariates must be a list, not 'age'"),
+        ({"cohort": {"covariates": [1]}}, "cohort.covariates must be str, not 1"),
+        ({"attribution": {"method": "saliency"}}, "attribution must be a list"),
+    ],
+)
+def test_wrong_types_are_told(tables, words):
+    assert words in complaint(**tables)
+
+
+def test_whole_numbers_may_stand_for_fractions():
+    recipe = EMPTY.overridden({"statistics": {"smoothing_fwhm_mm": 6}})
+    assert recipe.statistics.smoothing_fwhm_mm == 6.0
+    assert isinstance(recipe.statistics.smoothing_fwhm_mm, float)
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"input": {"modality": "T2w"}}, ["[input] modality = 'T2w'", "T1w"]),
+        ({"preprocessing": {"registration": "non-linear"}}, ["did you mean 'nonlinear'?"]),
+        ({"preprocessing": {"grid": "1.5mm"}}, ["[preprocessing] grid", "1mm"]),
+        ({"preprocessing": {"intensity": "z"}}, ["choose one of: max, zscore"]),
+        ({"preprocessing": {"resolution_mm": 0.0}}, ["resolution_mm = 0", "from 0.5 to 6"]),
+        ({"cohort": {"test_sessions": "all"}}, ["test_sessions", "first, last"]),
+        ({"training": {"split": "k-fold"}}, ["did you mean 'kfold'?"]),
+        ({"training": {"folds": 1}}, ["[training] folds = 1", "2 or more"]),
+        ({"training": {"repeats": 0}}, ["[training] repeats = 0"]),
+        ({"training": {"validation_share": 1.0}}, ["validation_share = 1", "from 0 to 0.9"]),
+        ({"training": {"test_share": 0.0}}, ["test_share = 0"]),
+        ({"training": {"protocol": {"epochs": 0}}}, ["epochs = 0", "1 or more"]),
+        ({"training": {"protocol": {"batch_size": 0}}}, ["batch_size = 0"]),
+        ({"training": {"protocol": {"select": "best"}}}, ["select", "best", "last"]),
+        ({"statistics": {"permutations": 0}}, ["permutations = 0"]),
+        ({"statistics": {"alpha": 5.0}}, ["alpha = 5"]),
+        ({"statistics": {"smoothing_fwhm_mm": -1.0}}, ["smoothing_fwhm_mm = -1"]),
+        ({"statistics": {"maps": ["saliency"]}}, ["[statistics] maps", "saliency", "image"]),
+        ({"attribution": [{"method": "grad"}]}, ["no attribution 'grad'", "saliency"]),
+        ({"attribution": [{}]}, ["no attribution ''"]),
+        (
+            {"attribution": [{"method": "lrp_epsilon", "eps": 1}]},
+            ["lrp_epsilon has no parameter 'eps'", "epsilon"],
+        ),
+        (
+            {"attribution": [{"method": "saliency", "name": "my-map"}]},
+            ["name 'my-map'", "letters and digits only"],
+        ),
+        (
+            {"attribution": [{"method": "saliency"}, {"method": "saliency"}]},
+            ["two [[attribution]] are called 'saliency'"],
+        ),
+    ],
+)
+def test_values_that_cannot_be_are_told_before_anything_runs(tables, words):
+    said = complaint(**tables)
+    for word in words:
+        assert word in said
+
+
+def test_limits_themselves_are_allowed():
+    Training(folds=2, repeats=1, validation_share=0.0)
+    Preprocessing(resolution_mm=0.5)
+    Cohort(train_sessions="all", test_sessions="last")
+
+
+# --- overriding ----------------------------------------------------------------------------------
+
+
+def test_overriding_goes_key_by_key_and_leaves_the_rest():
+    recipe = load_recipe("demo-t1w")
+    changed = recipe.overridden({"training": {"protocol": {"epochs": 3}}})
+    assert changed.training.protocol == replace(recipe.training.protocol, epochs=3)
+    assert changed.training.folds == recipe.training.folds
+    assert changed.cohort == recipe.cohort
+    assert recipe.training.protocol.epochs == 30
+
+
+def test_another_network_does_not_inherit_the_old_ones_options():
+    changed = load_recipe("ad-t1w").overridden({"network": {"name": "demo"}})
+    assert changed.network == {"name": "demo"}
+
+
+def test_lists_are_replaced_not_joined():
+    changed = load_recipe("demo-t1w").overridden(
+        {"attribution": [{"method": "saliency"}], "statistics": {"maps": ["image"]}}
+    )
+    assert [one["name"] for one in changed.attribution] == ["saliency"]
+
+
+def test_settings_cannot_be_changed_on_the_way():
+    for kind in (Settings, Recipe, Cohort, Training, Preprocessing):
+        assert kind.__dataclass_params__.frozen
+        assert fields(kind)

@@ -1,0 +1,182 @@
+"""The group workflow is built from data: its graph, its folds, its maps. Nothing is run here."""
+
+from dataclasses import asdict
+
+import networkx as nx
+import pytest
+from nipype.pipeline.engine import MapNode
+
+from models.grids import GRIDS
+from models.training.splits import split_people
+from pipelines.explain import init_explain_wf
+from pipelines.group import StatisticsOptions, Study, choose_stacks, init_group_wf
+from pipelines.inputs import Scan
+from pipelines.stored_models import StoredModel
+
+# node: the nodes that it feeds
+SKELETON = {
+    "pack": {"train", "explain", "summarise", "test"},
+    "train": {"predict", "explain", "gather"},
+    "predict": {"summarise", "test", "gather"},
+    "explain": {"summarise"},
+    "summarise": {"stacks", "gather"},
+    "stacks": {"test"},
+    "test": {"gather"},
+    "gather": {"save"},
+    "save": set(),
+}
+ATTRIBUTIONS = (
+    {"name": "saliency", "method": "saliency"},
+    {"name": "lrpbeta1", "method": "lrp_alpha_beta", "beta": 1.0},
+)
+LABELS = {f"{i:02d}": bool(i % 2) for i in range(12)}
+
+
+def study(**changes):
+    return Study(
+        **{
+            "model": "tiny",
+            "classes": ("CN", "AD"),
+            "grid": asdict(GRIDS["3mm"]),
+            "intensity": "max",
+            "network": {"name": "demo"},
+            "protocol": {"epochs": 2},
+            "attributions": ATTRIBUTIONS,
+            "atlas": "AAL",
+            "covariates": ("age",),
+            "statistics": StatisticsOptions(maps=("image", "lrpbeta1")),
+            "seed": 3,
+        }
+        | changes
+    )
+
+
+@pytest.fixture
+def build(tmp_path):
+    cohort = tmp_path / "cohort.tsv"
+    cohort.write_text("participant_id\tsession_id\n")
+
+    def make(described=None, folds=3, repeats=1, **options):
+        one = described or study()
+        splits = split_people(LABELS, folds=folds, repeats=repeats)
+        return init_group_wf(
+            study=one, cohort=cohort, splits=splits,
+            card=one.card({"name": "tiny"}, {"torch": "2"}, len(splits)),
+            output_dir=tmp_path / "out", work_dir=tmp_path / "work", **options,
+        )  # fmt: skip
+
+    return make
+
+
+def test_the_graph_is_the_skeleton(build):
+    graph = build()._graph
+    found = {node.name: {after.name for after in graph.successors(node)} for node in graph}
+    assert found == SKELETON
+    assert nx.is_directed_acyclic_graph(graph)
+
+
+def test_folds_methods_and_maps_are_mapped(build):
+    workflow = build(folds=3, repeats=2)
+    nodes = {name: workflow.get_node(name) for name in SKELETON}
+    mapped = {name for name, node in nodes.items() if isinstance(node, MapNode)}
+    assert mapped == {"train", "explain", "summarise", "test"}
+    assert len(nodes["train"].inputs.split) == len(nodes["explain"].inputs.split) == 6
+    assert nodes["summarise"].inputs.attribution == [dict(one) for one in ATTRIBUTIONS]
+    assert nodes["test"].inputs.name == ["image", "lrpbeta1"]
+
+
+def test_train_and_explain_get_the_same_splits_in_the_same_order(build):
+    workflow = build(folds=4)
+    train, explain = (workflow.get_node(name).inputs.split for name in ("train", "explain"))
+    assert train == explain
+    assert [split["number"] for split in train] == [1, 2, 3, 4]
+    for split in train:
+        assert set(split["roles"]) == set(LABELS)
+
+
+def test_no_person_is_in_two_parts_and_everybody_is_tested_once(build):
+    splits = build(folds=3).get_node("train").inputs.split
+    for person in LABELS:
+        assert [split["roles"][person] for split in splits].count("test") == 1
+
+
+def test_people_are_exchanged_within_folds_only_where_there_is_one_repeat(build):
+    # with more repeats, the maps of a person come from several folds
+    assert build().get_node("test").inputs.exchange_within_fold
+    assert not build(repeats=2).get_node("test").inputs.exchange_within_fold
+
+
+@pytest.mark.parametrize(("device", "gpu"), [("cpu", False), ("cuda:1", True)])
+def test_the_device_reaches_what_computes(build, device, gpu):
+    workflow = build(device=device)
+    for name in ("train", "explain", "test"):
+        node = workflow.get_node(name)
+        assert node.inputs.device == device
+        assert node.is_gpu_node() == gpu
+
+
+def test_the_seed_and_the_network_reach_the_training(build):
+    train = build().get_node("train")
+    assert train.inputs.seed == 3
+    assert train.inputs.network == {"name": "demo"}
+    assert train.inputs.protocol == {"epochs": 2}
+    assert not train.inputs.force
+    assert build(force=True).get_node("train").inputs.force
+
+
+def test_the_card_says_what_the_model_is():
+    card = study().card({"name": "tiny"}, {"torch": "2"}, 3)
+    assert card["Classes"] == ["CN", "AD"]
+    assert card["Folds"] == 3
+    assert card["Grid"]["shape"] == GRIDS["3mm"].shape
+    assert card["Attributions"] == [dict(one) for one in ATTRIBUTIONS]
+    assert "not a medical device" in card["IntendedUse"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        (["image"], [""]),
+        (["image", "b"], ["", "/b"]),
+        (["b", "image"], ["", "/b"]),
+        (["b", "a"], ["/b", "/a"]),
+    ],
+)
+def test_stacks_lie_in_the_order_of_the_names(build, wanted, chosen):
+    assert choose_stacks(["/a", "/b"], ["a", "b"], wanted) == chosen
+    attributions = ({"name": "a", "method": "saliency"}, {"name": "b", "method": "saliency"})
+    described = study(attributions=attributions, statistics=StatisticsOptions(maps=tuple(wanted)))
+    names = build(described).get_node("test").inputs.name
+    assert names == [stack.removeprefix("/") or "image" for stack in chosen]
+
+
+# --- explaining ----------------------------------------------------------------------------------
+
+
+class Model(StoredModel):
+    """A stored model without files."""
+
+    name = "tiny"
+    card = {"Classes": ["CN", "AD"], "Attributions": list(ATTRIBUTIONS), "Atlas": "AAL",
+            "Folds": 2, "Grid": asdict(GRIDS["3mm"])}  # fmt: skip
+
+    def unseen_folds(self, participant):
+        return {"01": ([2], True), "02": ([], True)}.get(participant, ([1, 2], False))
+
+
+def test_only_folds_that_may_are_given_and_nobody_without_one(tmp_path):
+    image = tmp_path / "x.nii.gz"
+    image.write_bytes(b"")
+    scans = [Scan("01", "", image), Scan("02", "", image), Scan("new", "a", image)]
+    workflow = init_explain_wf(
+        scans=[(scan, image) for scan in scans], model=Model(tmp_path), output_dir=tmp_path / "out",
+        work_dir=tmp_path / "work", versions={},
+    )  # fmt: skip
+    folds = {
+        name.split(".")[0]: workflow.get_node(name).inputs
+        for name in workflow.list_node_names()
+        if name.endswith(".explain")
+    }
+    assert set(folds) == {"sub_01", "sub_new_ses_a"}
+    assert (folds["sub_01"].folds, folds["sub_01"].known) == ([2], True)
+    assert (folds["sub_new_ses_a"].folds, folds["sub_new_ses_a"].known) == ([1, 2], False)

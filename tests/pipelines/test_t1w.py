@@ -1,0 +1,230 @@
+"""The T1w workflow: its graph, its names, and when a scan counts as done. Nothing is run here."""
+
+import itertools
+import re
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pytest
+
+from pipelines.atlases import template as mni
+from pipelines.derivatives import ENTITY_ORDER, has_sidecar, sidecar_path, write_json
+from pipelines.images import read_nifti, write_nifti
+from pipelines.inputs import Scan
+from pipelines.participant import init_participant_wf, template_on_grid
+from pipelines.preprocess.t1w import (
+    T1wOptions,
+    init_t1w_wf,
+    is_done,
+    t1w_fingerprint,
+    t1w_paths,
+)
+from pipelines.quality import flags_of
+
+# node: the nodes that it feeds
+SKELETON = {
+    "conform": {"brain_mask", "bias_field", "save"},
+    "brain_mask": {"bias_field", "register", "quality", "figures", "save"},
+    "bias_field": {"register", "figures", "save"},
+    "register": {"quality", "figures", "save"},
+    "quality": {"save"},
+    "figures": {"save"},
+    "save": {"outputnode"},
+    "outputnode": set(),
+}
+
+
+@pytest.fixture
+def scan(tmp_path):
+    path = tmp_path / "raw/sub-01/anat/sub-01_T1w.nii.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"voxels")
+    return Scan("01", "", path)
+
+
+@pytest.fixture
+def template(tmp_path):
+    path = tmp_path / "template.nii.gz"
+    write_nifti(path, np.ones((2, 2, 2)), np.eye(4))
+    return path
+
+
+def build(scan, template, tmp_path, **options):
+    device = options.pop("device", "cpu")
+    return init_t1w_wf(
+        name="t1w_wf", scan=scan, output_dir=tmp_path / "out", template=template,
+        options=T1wOptions(**options), device=device,
+    )  # fmt: skip
+
+
+# --- graph ---------------------------------------------------------------------------------------
+
+
+def test_the_graph_is_the_skeleton(scan, template, tmp_path):
+    graph = build(scan, template, tmp_path)._graph
+    found = {node.name: {after.name for after in graph.successors(node)} for node in graph}
+    assert found == SKELETON
+    assert nx.is_directed_acyclic_graph(graph)
+
+
+def test_every_derivative_is_connected_to_the_sink(scan, template, tmp_path):
+    workflow = build(scan, template, tmp_path)
+    save = workflow.get_node("save")
+    fed = {
+        target
+        for _, _, edge in workflow._graph.in_edges(save, data=True)
+        for _, target in edge["connect"]
+    }
+    assert set(save.inputs.paths) <= fed
+    assert {name for name in fed if name.endswith("_meta")} == fed - set(save.inputs.paths)
+    assert {"register_meta", "mask_meta", "conform_meta", "quality_meta"} <= fed
+
+
+def test_every_described_derivative_has_the_fields_bids_requires(scan, template, tmp_path):
+    inputs = build(scan, template, tmp_path, resolution_mm=3.0).get_node("save").inputs
+    assert inputs.common["Sources"] == ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz"]
+    for name, path in inputs.paths.items():
+        if has_sidecar(path):
+            sidecar = inputs.sidecars[name]
+            assert "Description" in sidecar, name
+            assert ("SkullStripped" in sidecar) == path.endswith("_T1w.nii.gz"), name
+            assert ("Resolution" in sidecar) == ("_res-" in path), name
+            assert (sidecar.get("Type") == "Brain") == path.endswith("_mask.nii.gz"), name
+
+
+def test_options_reach_their_nodes(scan, template, tmp_path):
+    workflow = build(scan, template, tmp_path, registration="linear", seed=7)
+    assert workflow.get_node("register").inputs.how == "linear"
+    assert workflow.get_node("register").inputs.seed == 7
+    assert workflow.get_node("bias_field").inputs.seed == 7
+    assert not workflow.get_node("brain_mask").is_gpu_node()
+    assert build(scan, template, tmp_path, device="cuda").get_node("brain_mask").is_gpu_node()
+
+
+def test_people_and_sessions_are_independent_branches(scan, tmp_path):
+    scans = [scan, Scan("02", "1", scan.path), Scan("02", "2", scan.path)]
+    workflow = init_participant_wf(
+        scans=scans, output_dir=tmp_path / "out", work_dir=tmp_path / "work",
+        options=T1wOptions(resolution_mm=6.0),
+    )  # fmt: skip
+    names = workflow.list_node_names()
+    assert len(names) == 3 * len(SKELETON)
+    folders = {name.rsplit(".", 1)[0] for name in names}
+    assert folders == {"sub_01.t1w_wf", "sub_02.t1w_ses_1_wf", "sub_02.t1w_ses_2_wf"}
+    flat = nx.Graph(workflow._create_flat_graph())
+    assert nx.number_connected_components(flat) == 3
+
+
+def test_the_template_is_made_once_and_is_a_brain(tmp_path):
+    path = template_on_grid(3.0, tmp_path)
+    when = path.stat().st_mtime_ns
+    assert template_on_grid(3.0, tmp_path) == path
+    assert path.stat().st_mtime_ns == when
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    brain = np.asarray(read_nifti(path).dataobj) > 0
+    original = np.asarray(read_nifti(mni()).dataobj) > 0
+    assert brain.sum() * 3**3 == pytest.approx(original.sum(), rel=0.15)  # mm3; a thin rim more
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("session", ["", "2"])
+@pytest.mark.parametrize("how", ["linear", "nonlinear"])
+def test_names_are_valid_and_unique(session, how):
+    scan = Scan("01", session, Path("x"))
+    paths = t1w_paths(scan, T1wOptions(how, 1.5))
+    assert len(set(paths.values())) == len(paths)
+    assert list(paths)[-1] == "quality"  # the last to be written marks the set as complete
+    for path in paths.values():
+        folder, name = path.rsplit("/", 1)
+        assert folder in ("sub-01/ses-2/anat" if session else "sub-01/anat", "sub-01/figures")
+        *entities, _ = name.split("_")
+        keys = [entity.split("-")[0] for entity in entities]
+        assert keys == sorted(keys, key=ENTITY_ORDER.index)
+        assert all(re.fullmatch(r"[a-z]+-[0-9a-zA-Z]+", entity) for entity in entities)
+        assert ("ses-2" in entities) == bool(session)
+
+
+def test_variants_of_the_registration_do_not_overwrite_each_other():
+    scan = Scan("01", "", Path("x"))
+    variants = [
+        t1w_paths(scan, T1wOptions(how, mm))
+        for how, mm in itertools.product(("linear", "nonlinear"), (1.0, 2.0))
+    ]
+    registered = [paths["registered"] for paths in variants]
+    assert len(set(registered)) == 4
+    assert len({paths["image"] for paths in variants}) == 1  # native space knows no variant
+
+
+# --- done ----------------------------------------------------------------------------------------
+
+
+def finish(scan, options, output_dir):
+    """Write empty derivatives as a finished run leaves them."""
+    for path in t1w_paths(scan, options).values():
+        target = output_dir / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"")
+        if has_sidecar(target):
+            write_json(sidecar_path(target), {"Fingerprint": t1w_fingerprint(scan, options)})
+
+
+def test_done_is_done(scan, tmp_path):
+    options = T1wOptions()
+    assert not is_done(tmp_path, scan, options)
+    finish(scan, options, tmp_path)
+    assert is_done(tmp_path, scan, options)
+
+
+def test_every_file_that_is_lost_is_missed(scan, tmp_path):
+    options = T1wOptions()
+    finish(scan, options, tmp_path)
+    files = [path for path in tmp_path.rglob("sub-01_*") if "raw" not in path.parts]
+    assert len(files) == len(t1w_paths(scan, options)) + 5
+    for path in files:
+        kept = path.read_bytes()
+        path.unlink()
+        assert not is_done(tmp_path, scan, options), path.name
+        path.write_bytes(kept)
+    assert is_done(tmp_path, scan, options)
+
+
+@pytest.mark.parametrize(
+    "other", [{"registration": "linear"}, {"resolution_mm": 2.0}, {"seed": 2}]
+)
+def test_other_options_are_other_work(scan, tmp_path, other):
+    finish(scan, T1wOptions(), tmp_path)
+    assert not is_done(tmp_path, scan, T1wOptions(**other))
+    assert t1w_fingerprint(scan, T1wOptions(**other)) != t1w_fingerprint(scan, T1wOptions())
+
+
+def test_other_voxels_are_other_work_but_another_place_is_not(scan, tmp_path):
+    finish(scan, T1wOptions(), tmp_path)
+    moved = scan.path.rename(tmp_path / "elsewhere.nii.gz")
+    assert is_done(tmp_path, Scan("01", "", moved), T1wOptions())
+    moved.write_bytes(b"other voxels")
+    assert not is_done(tmp_path, Scan("01", "", moved), T1wOptions())
+
+
+# --- quality -------------------------------------------------------------------------------------
+
+
+def test_a_good_scan_has_no_flag():
+    row = {"mask_volume_ml": 1400.0, "template_correlation": 0.9, "template_overlap": 0.97}
+    assert flags_of(row) == []
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "words"),
+    [
+        ({"mask_volume_ml": 300.0}, "unusual brain mask volume (300 ml)"),
+        ({"mask_volume_ml": 2600.0}, "unusual brain mask volume (2600 ml)"),
+        ({"template_correlation": 0.3}, "low correlation with the template (0.30)"),
+        ({"template_overlap": 0.7}, "brain does not cover the template (Dice 0.70)"),
+    ],
+)
+def test_what_is_far_off_is_flagged(spoilt, words):
+    row = {"mask_volume_ml": 1400.0, "template_correlation": 0.9, "template_overlap": 0.97}
+    assert flags_of(row | spoilt) == [words]

@@ -1,0 +1,2 @@
+def test_x(study):
+    print(study.participant); print(study.group)
