@@ -73,6 +73,21 @@ def _read(path: Path) -> pd.DataFrame:
     return table
 
 
+def check_table(folder: Path, options: CohortOptions) -> tuple[pd.DataFrame, tuple[str, str]]:
+    """participants.tsv, and the negative and positive class that it holds.
+
+    Raises
+    ------
+    models.errors.InputError
+        The table, the target, a class or a covariate is not there.
+    """
+    path = folder / "participants.tsv"
+    table = read_participants(folder)
+    classes = _classes(path, table, options)
+    _check_columns(path, table, options.covariates, "--covariates")
+    return table, classes
+
+
 def build_cohort(
     folder: Path,
     images: Mapping[tuple[str, str], Path],
@@ -93,9 +108,7 @@ def build_cohort(
         Labels to keep; all when empty.
     """
     path = folder / "participants.tsv"
-    table = read_participants(folder)
-    classes = _classes(path, table, options)
-    _check_columns(path, table, options.covariates, "--covariates")
+    table, classes = check_table(folder, options)
     warnings, excluded = [], {}
     on_disk = {f"sub-{participant}" for participant, _ in images}
     if participants:

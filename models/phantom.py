@@ -40,6 +40,8 @@ SCANNER_MM = ((-96.0, 96.0), (-129.0, 105.0), (-117.0, 102.0))  # field of view 
 # spacing / 2.48 (Choi & Lee 2000); the two scales use .55 and .37 of that bound.
 WARP_SCALES_MM = ((45.0, 6.0, 10.0), (20.0, 2.0, 3.0))  # spacing, SD, limit of the coefficients
 WARP_GRID_MM = 5.0
+# The template's brain is larger than most: so scaled, the mean is about 1.5 litres.
+HEAD_TO_TEMPLATE = 1.08
 MEAN_AGE = 72.0
 
 
@@ -389,11 +391,8 @@ def _rigid(rng: np.random.Generator) -> np.ndarray:
 
 
 def _head_shape(rng: np.random.Generator) -> np.ndarray:
-    """Size, proportions and a little shear of one head, (4, 4), scanner to template.
-
-    The template's brain is larger than most: 1.08 brings the mean to about 1.5 litres.
-    """
-    matrix = np.diag(1.08 * rng.normal(1.0, 0.03) * rng.normal(1.0, 0.02, 3))
+    """Size, proportions and a little shear of one head, (4, 4), scanner to template."""
+    matrix = np.diag(HEAD_TO_TEMPLATE * rng.normal(1.0, 0.03) * rng.normal(1.0, 0.02, 3))
     matrix += np.triu(rng.normal(0.0, 0.015, (3, 3)), 1)
     return nib.affines.from_matvec(matrix)
 

@@ -78,6 +78,8 @@ class SurvivingPool(MultiProcPlugin):
     a new pool.
     """
 
+    pool: ProcessPoolExecutor
+
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args)
         self._jobs: dict[int, tuple[Any, ...]] = {}

@@ -166,6 +166,7 @@ def init_group_wf(
         niu.Function(["stacks", "names", "wanted"], ["chosen"], function=choose_stacks),
         name="stacks",
     )
+    stacks.inputs.stacks = []
     stacks.inputs.names = [one["name"] for one in study.attributions]
     stacks.inputs.wanted = list(options.maps)
     test = pe.MapNode(
@@ -186,11 +187,15 @@ def init_group_wf(
         mem_gb=2,
     )
     test.inputs.name = ["image", *heatmaps] if "image" in options.maps else heatmaps
-    gather = pe.Node(niu.Merge(4), name="gather")
-    save = pe.Node(
-        SaveProducts(output_dir=str(output_dir), common={"SoftwareVersions": card["Versions"]}),
-        name="save",
-        overwrite=True,
+    # A sink per stage: what is computed is kept when a later stage fails.
+    gather = pe.Node(niu.Merge(2), name="gather")  # the model card is written after the weights
+    save_model, save_heatmaps, save_tests = (
+        pe.Node(
+            SaveProducts(output_dir=str(output_dir), common={"SoftwareVersions": card["Versions"]}),
+            name=name,
+            overwrite=True,
+        )
+        for name in ("save_model", "save_heatmaps", "save_tests")
     )
 
     workflow = pe.Workflow(f"group_{study.model}", base_dir=str(work_dir))
@@ -198,23 +203,33 @@ def init_group_wf(
     workflow.connect(
         [
             (pack, train, cached),
-            (pack, explain, cached),
-            (pack, summarise, cached),
-            (pack, test, cached),
             (train, predict, [("scores", "scores"), ("history", "histories")]),
-            (train, explain, [("weights", "weights")]),
-            (explain, summarise, [("maps", "folds")]),
-            (predict, summarise, [("table", "predictions")]),
-            (predict, test, [("table", "people")]),
-            (summarise, stacks, [("stack", "stacks")]),
-            (stacks, test, [("chosen", "stack")]),
             (train, gather, [("products", "in1")]),
             (predict, gather, [("products", "in2")]),
-            (summarise, gather, [("products", "in3")]),
-            (test, gather, [("products", "in4")]),
-            (gather, save, [("out", "products")]),
+            (gather, save_model, [("out", "products")]),
         ]
     )
+    if study.attributions:
+        workflow.connect(
+            [
+                (pack, explain, cached),
+                (pack, summarise, cached),
+                (train, explain, [("weights", "weights")]),
+                (explain, summarise, [("maps", "folds")]),
+                (predict, summarise, [("table", "predictions")]),
+                (summarise, save_heatmaps, [("products", "products")]),
+                (summarise, stacks, [("stack", "stacks")]),
+            ]
+        )
+    if options.maps:
+        workflow.connect(
+            [
+                (pack, test, cached),
+                (predict, test, [("table", "people")]),
+                (stacks, test, [("chosen", "stack")]),
+                (test, save_tests, [("products", "products")]),
+            ]
+        )
     return workflow
 
 

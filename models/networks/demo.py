@@ -6,22 +6,24 @@ from torch import nn
 
 from models.networks.layers import pooled_blocks, pooled_shape
 
-WIDTHS = (8, 16, 32, 64)
-POOLS = (2, 2, 2, 2)
+WIDTHS = (8, 16, 32)
+POOLS = (2, 2, 2)
 
 
 def build(
-    shape: tuple[int, int, int], *, channels: int = 1, outputs: int = 2, dropout: float = 0.4
+    shape: tuple[int, int, int], *, channels: int = 1, outputs: int = 2, dropout: float = 0.2
 ) -> nn.Sequential:
-    """The trunk of ``boehle2019`` with pools of 2 and one hidden layer of 32.
+    """Three blocks of Conv-BatchNorm-ReLU-AvgPool, then FC 32 and FC ``outputs``.
 
-    It belongs to the demonstration on 3 mm images and reproduces no publication. On 64x76x64
-    voxels it flattens to 512 features and has 89,634 parameters.
+    It belongs to the demonstration on 3 mm images and reproduces no publication. Averages, unlike
+    maxima, let a dark voxel (the CSF of an atrophy) speak, and three blocks leave places for the
+    FC layer to choose from: with so few people, both are what makes the network learn the place.
+    On 64x76x64 voxels it flattens to 8064 features and has 275,810 parameters.
 
     Parameters
     ----------
     shape : tuple of int
-        Input voxels, at least 46 along every axis.
+        Input voxels, at least 22 along every axis.
     channels, outputs : int
         Input channels and output scores (before softmax).
     dropout : float
@@ -29,7 +31,7 @@ def build(
     """
     features = WIDTHS[-1] * prod(pooled_shape(shape, POOLS))
     return nn.Sequential(
-        *pooled_blocks(channels, WIDTHS, POOLS),
+        *pooled_blocks(channels, WIDTHS, POOLS, pooling=nn.AvgPool3d),
         nn.Flatten(),
         nn.Dropout(dropout),
         nn.Linear(features, 32),

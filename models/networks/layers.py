@@ -7,15 +7,20 @@ from torch import nn
 from models.errors import InputError
 
 
-def pooled_blocks(channels: int, widths: Sequence[int], pools: Sequence[int]) -> list[nn.Module]:
-    """Blocks of Conv3d 3x3x3 (no padding), BatchNorm, ReLU and max-pooling."""
+def pooled_blocks(
+    channels: int,
+    widths: Sequence[int],
+    pools: Sequence[int],
+    pooling: type[nn.Module] = nn.MaxPool3d,
+) -> list[nn.Module]:
+    """Blocks of Conv3d 3x3x3 (no padding), BatchNorm, ReLU and pooling."""
     layers: list[nn.Module] = []
     for width, pool in zip(widths, pools, strict=True):
         layers += [
             nn.Conv3d(channels, width, 3),
             nn.BatchNorm3d(width),
             nn.ReLU(),
-            nn.MaxPool3d(pool),
+            pooling(pool),
         ]
         channels = width
     return layers

@@ -165,7 +165,7 @@ def predict(
     batch_size: int = 4,
     device: str = "cpu",
 ) -> torch.Tensor:
-    """Scores (len(rows), outputs) before softmax, float32 on the CPU; the model's modes are kept."""
+    """Scores (len(rows), outputs) before softmax, float32 on the CPU; every mode is kept."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -74,15 +74,22 @@ def split_people(
         )
     splits: list[Split] = []
     for repeat in range(1, repeats + 1):
-        for fold, test in enumerate(_tests(classes, folds, test_share, seed + repeat), start=1):
+        for fold, test in enumerate(
+            _tests(classes, folds, test_share, _mixed(seed, repeat)), start=1
+        ):
             roles = dict.fromkeys(people.tolist(), "train") | dict.fromkeys(
                 people[test].tolist(), "test"
             )
             rest = np.setdiff1d(np.arange(len(people)), test)
-            for row in _validation(classes, rest, validation_share, seed + 1000 * repeat + fold):
+            for row in _validation(classes, rest, validation_share, _mixed(seed, repeat, fold)):
                 roles[str(people[row])] = "validation"
             splits.append(Split(repeat, fold, len(splits) + 1, roles))
     return splits
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed of several numbers, such that neighbours do not meet (seed 1, repeat 2 and 2, 1)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _tests(

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import describe, listing, save_scan
 
 from bidsapp import __version__, cli
-from conftest import describe, listing, save_scan
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "nipype", "bids", "ants", "nibabel", "numpy", "pandas", "matplotlib")
@@ -193,9 +193,7 @@ def test_group_level_may_name_the_output_twice(brainwhy, dataset):
 def test_a_work_dir_that_could_empty_data_is_refused(brainwhy, dataset, tmp_path, level, work):
     (tmp_path / "out").mkdir()
     before = listing(tmp_path)
-    outcome = brainwhy(
-        dataset, tmp_path / "out", level, "-w", tmp_path / work, "--clean-workdir"
-    )
+    outcome = brainwhy(dataset, tmp_path / "out", level, "-w", tmp_path / work, "--clean-workdir")
     assert outcome.code == 64
     assert "--work-dir" in outcome.said
     assert listing(tmp_path) == before
@@ -225,9 +223,8 @@ def test_output_that_is_a_file_is_refused(brainwhy, dataset, tmp_path, level):
     assert (tmp_path / "file").read_text() == "precious"
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+@pytest.mark.usefixtures("permissions_count")
 def test_output_without_permission_is_refused(brainwhy, dataset, tmp_path):
-    (tmp_path / "closed").mkdir(mode=0o500)
     outcome = brainwhy(dataset, tmp_path / "closed/out", "participant")
     assert outcome.code == 64
     assert "written" in outcome.said
@@ -349,7 +346,15 @@ def test_debug_shows_the_traceback_instead(brainwhy, tmp_path):
 def test_a_dry_run_writes_nothing(dataset, tmp_path):
     # In a process of its own: libraries make their folders when they are imported.
     run = subprocess.run(
-        [sys.executable, "-m", "bidsapp.cli", dataset, tmp_path / "out", "participant", "--dry-run"],
+        [
+            sys.executable,
+            "-m",
+            "bidsapp.cli",
+            dataset,
+            tmp_path / "out",
+            "participant",
+            "--dry-run",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

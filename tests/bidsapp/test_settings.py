@@ -1,4 +1,4 @@
-"""Recipes: every key is known, of the right type and within limits, or a sentence says otherwise."""
+"""Recipes: every key is known, of the right type and within limits, or a sentence says so."""
 
 import tomllib
 from dataclasses import fields, replace

@@ -162,7 +162,7 @@ def test_the_model_comes_back_as_it_was(method, training):
 
     broken = nn.Sequential(*model, Refuses())
     before = snapshot(broken)
-    with pytest.raises((RuntimeError, InputError), match="out of memory|Refuses"):
+    with pytest.raises((RuntimeError, InputError), match=r"out of memory|Refuses"):
         explain(broken, volumes, method=method)
     assert_unchanged(broken, before)
     assert torch.equal(volumes, given)
@@ -178,7 +178,7 @@ def test_it_can_be_asked_twice(method):
 
 def test_unknown_methods_and_parameters_are_input_errors():
     model, volumes = network(), people(1)
-    with pytest.raises(InputError, match="no attribution 'shap'; choose one of: .*saliency"):
+    with pytest.raises(InputError, match=r"no attribution 'shap'; choose one of: .*saliency"):
         explain(model, volumes, method="shap")
     with pytest.raises(InputError, match="saliency has no parameter 'beta'; it has: form"):
         explain(model, volumes, method="saliency", beta=1.0)

@@ -154,6 +154,20 @@ def test_the_history_says_what_the_model_does():
     assert found["validation_balanced_accuracy"] == pytest.approx(hits)  # classes of equal size
 
 
+def test_the_training_loss_is_the_mean_over_images():
+    still = nn.Sequential(nn.Flatten(), nn.Linear(216, 2))
+    volumes, labels = cohort()
+    _, history = fit(still, train_rows=TRAIN[:11], batch_size=4, learning_rate=0.0, epochs=1)
+    found = evaluate(still, volumes, labels, TRAIN[:11], 4, "cpu")
+    assert history[0]["train_loss"] == pytest.approx(found["validation_loss"], rel=1e-5)
+
+
+def test_a_model_given_in_eval_mode_is_trained_all_the_same():
+    one, other = (fit(network().train(mode), epochs=2)[0] for mode in (True, False))
+    assert same_state(one, other)
+    assert not torch.equal(one[1].running_mean, torch.zeros(4))
+
+
 @pytest.mark.parametrize(("patience", "epochs"), [(3, 4), (1, 2), (0, 10)])
 def test_early_stopping_counts_epochs_without_a_better_one(patience, epochs):
     still = nn.Sequential(nn.Flatten(), nn.Linear(216, 2))

@@ -1,8 +1,8 @@
 """Layer-wise relevance propagation against slow replicas on dense matrices.
 
-The replica knows nothing of the code under test: it probes every convolution, BatchNorm and fully
-connected layer of the model in eval mode for its matrix and bias, and works through the formulas
-one output unit after the other.
+The replica knows nothing of the code under test: it probes every convolution, BatchNorm, average
+pooling and fully connected layer of the model in eval mode for its matrix and bias, and works
+through the formulas one output unit after the other.
 """
 
 from copy import deepcopy
@@ -54,13 +54,27 @@ NETWORKS = {
         lambda: [
             nn.Conv3d(2, 3, 3, padding=1, bias=False),
             nn.BatchNorm3d(3, affine=False),
-            nn.ELU(),
+            nn.ReLU(),  # not ELU: its last bit breaks the ties of the background
             nn.Dropout3d(0.3),
             nn.MaxPool3d((2, 3, 1)),
             nn.Conv3d(3, 4, (2, 1, 3), padding=(1, 0, 1)),
             nn.ELU(),
             nn.Flatten(),
             nn.Linear(4 * 3 * 1 * 3, 2),
+        ],
+    ),
+    "3D averaged": (
+        (1, 7, 6, 6),
+        lambda: [
+            nn.Conv3d(1, 3, 3),
+            nn.BatchNorm3d(3),
+            nn.ELU(),
+            nn.AvgPool3d(2),
+            nn.Conv3d(3, 4, 2, padding=1),
+            nn.ReLU(),
+            nn.AvgPool3d(3, stride=2, padding=1, count_include_pad=False),
+            nn.Flatten(),
+            nn.Linear(32, 2),
         ],
     ),
     "2D strided": (
@@ -119,12 +133,11 @@ def dense(function, shape):
 
 
 def field(module, shape):
-    """(outputs, inputs) 0 or 1: which inputs a unit of ``module`` looks at."""
+    """(outputs, inputs) True where a unit of ``module`` looks at an input."""
     all_ones = deepcopy(module)
-    nn.init.ones_(all_ones.weight)
-    if all_ones.bias is not None:
-        nn.init.zeros_(all_ones.bias)
-    return dense(all_ones, shape)[0]
+    for parameter in all_ones.parameters():
+        nn.init.ones_(parameter)
+    return dense(all_ones, shape)[0] > 0
 
 
 def steps(model):
@@ -135,7 +148,7 @@ def steps(model):
     for layer in layers:
         if isinstance(layer, norms):
             parts[-1][1].append(layer)
-        elif isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
+        elif isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d | nn.AvgPool3d):
             parts.append(("affine", [layer]))
         elif isinstance(layer, nn.MaxPool2d | nn.MaxPool3d):
             parts.append(("pool", [layer]))
@@ -441,6 +454,7 @@ class Residual(nn.Module):
         (Residual(), r"layer 'Residual' \(Residual\)"),
         (nest(nn.ReLU(), nn.BatchNorm3d(2)), r"BatchNorm '0\.2' does not follow"),
         (nn.Sequential(nn.BatchNorm3d(1), nn.Flatten()), "BatchNorm '0' does not follow"),
+        (nest(nn.AvgPool3d(2), nn.BatchNorm3d(2)), r"BatchNorm '0\.2' does not follow"),
         (nest(nn.BatchNorm3d(2, track_running_stats=False)), r"BatchNorm '0\.1' keeps no running"),
         (nn.Sequential(nn.Conv3d(1, 2, 3, padding="same")), "zero padding given in voxels"),
         (
@@ -531,14 +545,15 @@ def test_filters_that_decayed_to_nothing_do_no_harm(size, rule):
 
 
 @pytest.mark.parametrize("method", ["lrp_epsilon", "lrp_alpha_beta"])
-def test_a_whole_network_on_a_skull_stripped_image(method):
+@pytest.mark.parametrize(("name", "n"), [("demo", 46), ("boehle2019", 78)])
+def test_a_whole_network_on_a_skull_stripped_image(name, n, method):
     torch.manual_seed(0)
-    model = build("demo", (46, 46, 46)).double().eval()
+    model = build(name, (n, n, n)).double().eval()
     for norm in (m for m in model if isinstance(m, nn.BatchNorm3d)):
         norm.running_mean.normal_(0, 0.1)
         norm.running_var.uniform_(0.02, 0.3)
-    volumes = torch.zeros(2, 1, 46, 46, 46, dtype=torch.float64)
-    volumes[..., 10:38, 8:40, 12:36] = torch.rand(2, 1, 28, 32, 24, dtype=torch.float64)
+    volumes = torch.zeros(1, 1, n, n, n, dtype=torch.float64)
+    volumes[..., 10:-8, 8:-6, 12:-10] = torch.rand(n - 18, n - 14, n - 22).double() + 0.1
     found = explain(model, volumes, method=method)
     ledger = dict(found.ledger)
     start = ledger.pop("start")

@@ -13,9 +13,9 @@ SIZES = [
     ("boehle2019", (193, 229, 193), 5120, 728_898),
     ("boehle2019", (182, 218, 182), 2304, 368_450),
     ("boehle2019", (96, 114, 96), 128, 89_922),
-    ("demo", (64, 76, 64), 512, 89_634),
+    ("demo", (64, 76, 64), 8064, 275_810),
 ]
-SMALLEST = {"boehle2019": 78, "demo": 46}
+SMALLEST = {"boehle2019": 78, "demo": 22}
 
 
 def flattened(network: nn.Module, shape: tuple[int, ...], channels: int = 1) -> int:

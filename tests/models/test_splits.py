@@ -26,8 +26,8 @@ def parts(split):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    positive=st.integers(8, 40),
-    negative=st.integers(8, 40),
+    positive=st.integers(12, 40),
+    negative=st.integers(12, 40),
     folds=st.integers(2, 6),
     repeats=st.integers(1, 3),
     share=st.sampled_from([0.0, 0.15, 0.3]),

@@ -192,18 +192,18 @@ def test_coarser_voxels_average_and_do_not_alias():
 
 
 def test_only_the_finer_axis_is_smoothed():
-    thick = np.diag([1.0, 1.0, 3.0, 1.0])
+    thick = np.diag([0.5, 0.5, 3.0, 1.0])
     coarse = Grid("coarse", (10, 10, 20), 2.0, (0.0, 0.0, 0.0))
-    data = np.zeros((20, 20, 14), np.float32)
+    data = np.zeros((40, 40, 14), np.float32)
     data[..., 6] = 1
     assert to_grid(data, thick, coarse)[5, 5, 9] == pytest.approx(1)
-    data = np.zeros((20, 20, 14), np.float32)
-    data[10] = 1
-    # FWHM^2 = 2^2 - 1^2, discretised on 1 mm voxels.
-    sd = np.sqrt(3 / (8 * np.log(2)))
-    kernel = np.exp(-(np.arange(-4, 5) ** 2) / (2 * sd**2))
+    data = np.zeros((40, 40, 14), np.float32)
+    data[20] = 1
+    # FWHM^2 = 2^2 - 0.5^2, discretised on 0.5 mm voxels.
+    sd_mm = np.sqrt(3.75 / (8 * np.log(2)))
+    kernel = np.exp(-((np.arange(-8, 9) * 0.5) ** 2) / (2 * sd_mm**2))
     found = to_grid(data, thick, coarse)[4:7, 5, 9]
-    np.testing.assert_allclose(found, (kernel / kernel.sum())[[2, 4, 6]], atol=1e-4)
+    np.testing.assert_allclose(found, (kernel / kernel.sum())[[4, 8, 12]], atol=1e-4)
 
 
 def test_labels_stay_labels():

@@ -51,9 +51,9 @@ def test_names_of_the_naming_table():
                                         "mode": "image"}) == (
         "sub-01/anat/sub-01_from-T1w_to-MNI_mode-image_xfm.h5"
     )  # fmt: skip
-    assert relative_path("heatmap", ".tsv", {"model": "adt1w", "atlas": "AAL", "method": "lrp"}) == (
-        "group/model-adt1w_method-lrp_atlas-AAL_heatmap.tsv"
-    )
+    assert relative_path(
+        "heatmap", ".tsv", {"model": "adt1w", "atlas": "AAL", "method": "lrp"}
+    ) == ("group/model-adt1w_method-lrp_atlas-AAL_heatmap.tsv")
 
 
 def test_an_entity_that_is_none_is_a_programming_error():

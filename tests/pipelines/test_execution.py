@@ -88,7 +88,10 @@ def test_a_failure_is_a_sentence_and_the_others_go_on(tmp_path):
 def test_a_killed_worker_is_a_failure_and_no_hang(tmp_path):
     made = workflow(
         tmp_path,
-        [(node("killed", die), node("after", fine)), (node("bad", refuse), node("after_bad", fine))],
+        [
+            (node("killed", die), node("after", fine)),
+            (node("bad", refuse), node("after_bad", fine)),
+        ],
         [node(f"good{i}", fine) for i in range(5)],
     )
     failures = run_workflow(made, Resources(nprocs=2), tmp_path / "logs", title="t")

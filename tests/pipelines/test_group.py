@@ -19,11 +19,13 @@ SKELETON = {
     "train": {"predict", "explain", "gather"},
     "predict": {"summarise", "test", "gather"},
     "explain": {"summarise"},
-    "summarise": {"stacks", "gather"},
+    "summarise": {"stacks", "save_heatmaps"},
     "stacks": {"test"},
-    "test": {"gather"},
-    "gather": {"save"},
-    "save": set(),
+    "test": {"save_tests"},
+    "gather": {"save_model"},
+    "save_model": set(),
+    "save_heatmaps": set(),
+    "save_tests": set(),
 }
 ATTRIBUTIONS = (
     {"name": "saliency", "method": "saliency"},
@@ -73,6 +75,44 @@ def test_the_graph_is_the_skeleton(build):
     found = {node.name: {after.name for after in graph.successors(node)} for node in graph}
     assert found == SKELETON
     assert nx.is_directed_acyclic_graph(graph)
+
+
+def test_a_stage_that_fails_takes_nothing_from_those_before(build):
+    """What is saved of a stage depends on nothing that comes after it."""
+    graph = build()._graph
+    needs = {
+        node.name: {before.name for before in nx.ancestors(graph, node)}
+        for node in graph
+        if node.name.startswith("save")
+    }
+    assert needs["save_model"] == {"pack", "train", "predict", "gather"}
+    assert needs["save_heatmaps"] == {"pack", "train", "predict", "explain", "summarise"}
+    assert "test" in needs["save_tests"]
+
+
+def test_the_card_is_written_after_the_weights(build):
+    """A model counts as stored as soon as it has a card."""
+    workflow = build()
+    order = {
+        source.name: edge["connect"][0][1]
+        for source, _, edge in workflow._graph.in_edges(workflow.get_node("gather"), data=True)
+    }
+    assert order == {"train": "in1", "predict": "in2"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "left_out"),
+    [
+        ({"statistics": StatisticsOptions(maps=())}, {"test", "save_tests"}),
+        (
+            {"attributions": (), "statistics": StatisticsOptions(maps=("image",))},
+            {"explain", "summarise", "save_heatmaps"},
+        ),
+    ],
+)
+def test_what_was_not_asked_for_is_not_in_the_graph(build, changes, left_out):
+    names = {node.name for node in build(study(**changes))._graph}
+    assert names | {"stacks"} == set(SKELETON) - left_out | {"stacks"}
 
 
 def test_folds_methods_and_maps_are_mapped(build):
@@ -157,8 +197,10 @@ class Model(StoredModel):
     """A stored model without files."""
 
     name = "tiny"
-    card = {"Classes": ["CN", "AD"], "Attributions": list(ATTRIBUTIONS), "Atlas": "AAL",
-            "Folds": 2, "Grid": asdict(GRIDS["3mm"])}  # fmt: skip
+
+    @property
+    def card(self):
+        return study().card({}, {}, 2)
 
     def unseen_folds(self, participant):
         return {"01": ([2], True), "02": ([], True)}.get(participant, ([1, 2], False))

@@ -65,7 +65,9 @@ def test_every_storage_order_keeps_sides(tmp_path, axcodes):
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS"])
 def test_oblique_images_are_not_interpolated(tmp_path, axcodes):
     angle = np.deg2rad(20)
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
     affine = AFFINE.copy()
     affine[:3, :3] = turn @ AFFINE[:3, :3]
     image = marked(axcodes, affine=affine)

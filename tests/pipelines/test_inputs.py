@@ -1,10 +1,8 @@
 """What is found in a raw dataset: the right image of the right person, and every doubt said."""
 
-import os
-
 import pytest
-
 from conftest import describe, listing, save_scan
+
 from models.errors import InputError
 from pipelines.inputs import (
     Scan,
@@ -186,7 +184,7 @@ def test_links_are_followed_but_not_resolved(raw, tmp_path):
     assert str(path) in unreadable(path)
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+@pytest.mark.usefixtures("permissions_count")
 def test_a_file_without_permission_is_named(raw):
     path = raw / "sub-01/anat/sub-01_T1w.nii.gz"
     path.chmod(0)

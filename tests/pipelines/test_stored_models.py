@@ -38,7 +38,9 @@ def store(output, name="tiny", roles=ROLES, weights=False):
     folder = output / f"models/model-{name}"
     folder.mkdir(parents=True)
     for number, has in enumerate(roles, start=1):
-        write_split(Split(1, number, number, has), output / model_file(name, "split", ".tsv", number))
+        write_split(
+            Split(1, number, number, has), output / model_file(name, "split", ".tsv", number)
+        )
         if weights:
             torch.manual_seed(number)
             path = output / model_file(name, "weights", ".safetensors", number)

@@ -191,9 +191,7 @@ def test_every_file_that_is_lost_is_missed(scan, tmp_path):
     assert is_done(tmp_path, scan, options)
 
 
-@pytest.mark.parametrize(
-    "other", [{"registration": "linear"}, {"resolution_mm": 2.0}, {"seed": 2}]
-)
+@pytest.mark.parametrize("other", [{"registration": "linear"}, {"resolution_mm": 2.0}, {"seed": 2}])
 def test_other_options_are_other_work(scan, tmp_path, other):
     finish(scan, T1wOptions(), tmp_path)
     assert not is_done(tmp_path, scan, T1wOptions(**other))

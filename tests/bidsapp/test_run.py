@@ -1,0 +1,339 @@
+"""The story of a run: what cannot be used is told and the rest goes on; nothing is half-written."""
+
+import json
+import threading
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import describe, listing, save_scan
+from filelock import FileLock, Timeout
+
+from bidsapp.run import Diary, _lock
+from bidsapp.settings import Settings, load_recipe
+from models.grids import full_grid
+from pipelines.derivatives import SPACE, write_json
+from pipelines.execution import Failure
+from pipelines.images import write_nifti
+
+SHAPE, AFFINE = (30, 36, 32), np.diag([4.0, 4, 4, 1])
+
+
+def volume(shape=SHAPE, affine=AFFINE, value=None):
+    if value is None:
+        data = np.random.default_rng(0).normal(100, 10, shape).astype(np.float32)
+    else:
+        data = np.full(shape, value, np.float32)
+    return nib.Nifti1Image(data, affine)
+
+
+def without_orientation():
+    image = volume()
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    return image
+
+
+# person: (what is in the file, what is said about it)
+BROKEN = {
+    "text": (b"DICM, or so", "not a readable NIfTI image"),
+    "void": (b"", "not a readable NIfTI image"),
+    "series": (volume((*SHAPE, 4)), "30x36x32x4 voxels"),
+    "zero": (volume(value=0), "every voxel is 0"),
+    "nan": (volume(value=np.nan), "every voxel is NaN"),
+    "tiny": (volume((9, 9, 9)), "too small for a head"),
+    "lost": (without_orientation(), "neither qform nor sform"),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory, brainwhy, recipe):
+    """A run over people of whom none can be used."""
+    folder = tmp_path_factory.mktemp("broken")
+    for who, (image, _) in BROKEN.items():
+        save_scan(folder / "raw", who, image)
+    cut = save_scan(folder / "raw", "cut", volume())
+    cut.write_bytes(cut.read_bytes()[:30_000])
+    describe(folder / "raw", {who: {"diagnosis": "AD", "age": 70} for who in [*BROKEN, "cut"]})
+    before = listing(folder / "raw")
+    outcome = brainwhy(
+        folder / "raw", folder / "out", "participant", "--recipe", recipe, "--nprocs", 1
+    )
+    return folder, outcome, before
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(
+        bids_dir=tmp_path / "raw", output_dir=tmp_path / "out", levels=("participant",),
+        recipe=load_recipe("demo-t1w"), work_dir=tmp_path / "work", command=("brainwhy", "raw"),
+    )  # fmt: skip
+
+
+# --- broken images -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", [*BROKEN, "cut"])
+def test_every_broken_image_is_told_with_its_file(broken, who):
+    folder, outcome, _ = broken
+    words = BROKEN[who][1] if who in BROKEN else "cut short"
+    path = folder / f"raw/sub-{who}/anat/sub-{who}_T1w.nii.gz"
+    (line,) = [
+        line
+        for line in outcome.said.splitlines()
+        if line.startswith(f"brainwhy: failed: sub-{who}:")
+    ]
+    assert words in line
+    assert str(path) in line
+
+
+def test_something_failed_is_1(broken):
+    assert broken[1].code == 1
+    assert "Traceback" not in broken[1].said
+
+
+def test_nothing_is_half_written(broken):
+    folder, _, _ = broken
+    assert not list((folder / "out").glob("sub-*/**/*.*"))
+    assert not list((folder / "out").rglob("*.part"))
+
+
+def test_pages_and_logs_tell_it_too(broken):
+    folder, _, _ = broken
+    for who, (_, words) in BROKEN.items():
+        log = json.loads((folder / f"out/logs/participant-{who}.json").read_text())
+        (failure,) = log["Failures"]
+        assert failure["Participant"] == f"sub-{who}"
+        assert words in failure["Message"]
+        assert Path(failure["CrashFile"]).exists()
+        assert words in (folder / f"out/sub-{who}.html").read_text()
+
+
+def test_the_dataset_is_not_touched_by_failures(broken):
+    folder, _, before = broken
+    assert listing(folder / "raw") == before
+
+
+def test_writing_the_pages_again_keeps_the_failures(broken, brainwhy, recipe):
+    folder, _, _ = broken
+    page = folder / "out/sub-zero.html"
+    page.unlink()
+    outcome = brainwhy(
+        folder / "raw", folder / "out", "participant", "--recipe", recipe, "--reports-only"
+    )
+    assert outcome.code == 0
+    assert "every voxel is 0" in page.read_text()
+
+
+def test_group_after_nothing_but_failures(broken, brainwhy, recipe):
+    folder, _, _ = broken
+    outcome = brainwhy(folder / "raw", folder / "out", "group", "--recipe", recipe)
+    assert outcome.code == 64
+    assert "make them first" in outcome.said
+    assert not (folder / "out/models").exists()
+
+
+def test_a_link_to_nowhere_fails_alone(brainwhy, recipe, tmp_path):
+    raw = describe(tmp_path / "raw")
+    save_scan(raw, "zero", volume(value=0))
+    link = save_scan(raw, "annexed", b"")
+    link.unlink()
+    link.symlink_to("../../.git/annex/objects/MD5E-s1--0.nii.gz")
+    outcome = brainwhy(raw, tmp_path / "out", "participant", "--recipe", recipe, "--nprocs", 1)
+    assert outcome.code == 1
+    assert "failed: sub-annexed: " in outcome.said
+    assert "datalad get" in outcome.said
+    assert "failed: sub-zero: " in outcome.said
+
+
+# --- refused early -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def preprocessed(tmp_path):
+    """An output folder with registered images of four people that nobody opens."""
+    out = describe(
+        tmp_path / "out",
+        {f"0{i}": {"diagnosis": ["CN", "AD"][i % 2], "age": 70} for i in range(1, 5)},
+    )
+    res = full_grid(3.0).name
+    for i in range(1, 5):
+        path = out / f"sub-0{i}/anat/sub-0{i}_space-{SPACE}_res-{res}_desc-preprocLinear_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        write_nifti(path, np.ones((3, 3, 3)), AFFINE)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ('[network]\nname = "boehle2018"', ["no network 'boehle2018'", "boehle2019"]),
+        ('[network]\nname = "demo"\ndrop = 0.2', ["network 'demo'", "drop"]),
+        ('[regions]\natlas = "AALL"', ["AALL", "no such atlas", "AAL"]),
+        ("[training]\nfolds = 3", ["smaller class has 2 people", "3 folds"]),
+        ('[cohort]\ntarget = "diagnosys"', ["did you mean 'diagnosis'?"]),
+        ('[cohort]\nnegative = "HC"', ["--negative 'HC'", "AD (2), CN (2)"]),
+        ('[cohort]\ncovariates = ["aeg"]', ["did you mean 'age'?"]),
+        ('[training]\nsplit = "holdout"\ntest_share = 0.05', ["test_share"]),
+    ],
+)
+def test_what_would_fail_after_the_training_is_refused_before(
+    brainwhy, recipe, preprocessed, tmp_path, change, words
+):
+    file = tmp_path / "change.toml"
+    file.write_text(change)
+    before = listing(preprocessed)
+    outcome = brainwhy(
+        preprocessed, preprocessed, "group", "--recipe", recipe, "--config-file", file
+    )
+    assert outcome.code == 64, outcome.said
+    for word in words:
+        assert word in outcome.said
+    assert listing(preprocessed) == before
+
+
+def test_a_group_dry_run_says_who_and_writes_nothing(brainwhy, recipe, preprocessed):
+    before = listing(preprocessed)
+    outcome = brainwhy(preprocessed, preprocessed, "group", "--recipe", recipe, "--dry-run")
+    assert outcome.code == 0
+    assert "2 AD and 2 CN, 4 images, 2 trainings" in outcome.said
+    assert listing(preprocessed) == before
+
+
+@pytest.mark.parametrize("flags", [["--dry-run"], ["--covariates", "aeg"]])
+def test_a_run_that_does_nothing_empties_nothing(brainwhy, recipe, preprocessed, flags):
+    (preprocessed / ".work").mkdir()
+    (preprocessed / ".work/hours").write_text("of work")
+    arguments = (preprocessed, preprocessed, "group", "--recipe", recipe, "--clean-workdir")
+    brainwhy(*arguments, *flags)
+    assert (preprocessed / ".work/hours").exists()
+
+
+def test_another_registration_is_asked_for_with_its_command(brainwhy, preprocessed):
+    outcome = brainwhy(preprocessed, preprocessed, "group", "--recipe", "demo-t1w")
+    assert outcome.code == 64
+    assert "nonlinear registration at 3 mm" in outcome.said
+    assert "participant --recipe demo-t1w" in outcome.said
+
+
+def test_both_levels_check_the_table_before_the_long_work(brainwhy, tmp_path, recipe):
+    raw = describe(tmp_path / "raw", {"zero": {"group": "AD"}})
+    save_scan(raw, "zero", volume(value=0))
+    arguments = (raw, tmp_path / "out", "participant", "group", "--recipe", recipe, "--nprocs", 1)
+    outcome = brainwhy(*arguments)
+    assert outcome.code == 64
+    assert "no column 'diagnosis'" in outcome.said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_level_that_cannot_run_is_a_failure_and_no_refusal(brainwhy, tmp_path, recipe):
+    people = {who: {"diagnosis": group, "age": 70} for who, group in (("a", "AD"), ("b", "CN"))}
+    raw = describe(tmp_path / "raw", people)
+    for who in people:
+        save_scan(raw, who, volume(value=0))
+    arguments = (raw, tmp_path / "out", "participant", "group", "--recipe", recipe, "--nprocs", 1)
+    outcome = brainwhy(*arguments)
+    assert outcome.code == 1  # 64 would say that nothing was run
+    assert "failed: sub-a" in outcome.said
+    assert "make them first" in outcome.said
+
+
+def test_a_graph_is_not_worth_a_crash(brainwhy, tmp_path, recipe, monkeypatch):
+    monkeypatch.setenv("PATH", "/no/such/folder")  # without Graphviz
+    raw = describe(tmp_path / "raw")
+    save_scan(raw, "zero", volume(value=0))
+    outcome = brainwhy(
+        raw, tmp_path / "out", "participant", "--recipe", recipe, "--nprocs", 1, "--write-graph"
+    )
+    assert outcome.code == 1
+    assert "Graphviz" in outcome.said
+    assert "failed: sub-zero" in outcome.said
+
+
+# --- only the words ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["participant", "group"])
+def test_boilerplate_only(brainwhy, tmp_path, level):
+    raw = describe(tmp_path / "raw")
+    save_scan(raw, "01", b"not opened")
+    arguments = (raw, tmp_path / "out", level, "--recipe", "ad-t1w", "--boilerplate-only")
+    assert brainwhy(*arguments).code == 0
+    assert "registered" in (tmp_path / "out/logs/CITATION.md").read_text()
+    assert not list((tmp_path / "out").glob("sub-*"))
+
+
+# --- the diary -----------------------------------------------------------------------------------
+
+
+def test_a_persons_log_holds_that_person_only(settings, tmp_path, capsys):
+    diary = Diary(settings)
+    for sentence in ("sub-1: a", "sub-10: b", "about everybody"):
+        diary.warn(sentence)
+    diary.fail(
+        [
+            Failure("participant.sub_1.t1w_wf.conform", "cut short", tmp_path / "c1"),
+            Failure("participant.sub_10.t1w_ses_1_wf.conform", "zero", tmp_path / "c2"),
+        ]
+    )
+    diary.write(tmp_path / "1.json", "sub-1")
+    diary.write(tmp_path / "all.json")
+    log = json.loads((tmp_path / "1.json").read_text())
+    assert log["Warnings"] == ["sub-1: a"]
+    assert [failure["Message"] for failure in log["Failures"]] == ["cut short"]
+    everything = json.loads((tmp_path / "all.json").read_text())
+    assert len(everything["Warnings"]) == 3
+    assert len(everything["Failures"]) == 2
+    said = capsys.readouterr().err
+    assert "warning: sub-10: b" in said
+    assert "failed: sub-10: zero (details:" in said
+
+
+def test_the_log_says_what_ran_and_with_what(settings, tmp_path):
+    Diary(settings).write(tmp_path / "log.json")
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert log["Command"] == ["brainwhy", "raw"]
+    assert log["Recipe"]["name"] == "demo-t1w"
+    assert {"brainwhy", "python", "torch", "antspyx", "nipype"} <= set(log["Versions"])
+    assert "not installed" not in log["Versions"].values()
+    assert log["StartTime"] <= log["EndTime"]
+
+
+# --- two runs at once ----------------------------------------------------------------------------
+
+
+def test_the_same_person_waits_for_the_other_run(tmp_path, capsys):
+    first = FileLock(tmp_path / "locks/sub-01.lock")
+    (tmp_path / "locks").mkdir()
+    first.acquire()
+    got = []
+    other = threading.Thread(target=lambda: got.append(_lock(tmp_path, "01")))
+    other.start()
+    other.join(0.3)
+    assert not got
+    _lock(tmp_path, "02").release()  # another person does not wait
+    first.release()
+    other.join(5)
+    assert len(got) == 1
+    with pytest.raises(Timeout):
+        FileLock(tmp_path / "locks/sub-01.lock").acquire(timeout=0)
+    said = capsys.readouterr().err
+    assert "sub-01 is being processed by another run" in said
+    assert "sub-02" not in said
+
+
+def test_a_stored_model_of_other_images_is_not_used(brainwhy, tmp_path, recipe):
+    raw = describe(tmp_path / "raw")
+    save_scan(raw, "zero", volume(value=0))
+    made = {"registration": "nonlinear", "resolution_mm": 1.0}
+    card = {"Name": "other", "Folds": 0, "Recipe": {"name": "other", "preprocessing": made}}
+    write_json(tmp_path / "out/models/model-other/model-other_modelcard.json", card)
+    arguments = (raw, tmp_path / "out", "participant", "--recipe", recipe, "--dry-run")
+    quiet = brainwhy(*arguments)
+    assert quiet.code == 0
+    assert "registration = nonlinear" in quiet.said
+    asked = brainwhy(*arguments, "--model", "other")
+    assert asked.code == 64
+    assert "--model other" in asked.said
+    assert "--recipe other" in asked.said

@@ -1,0 +1,182 @@
+"""What holds for every entry of a registry, and what papers, pages and code promise each other."""
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import torch
+
+from bidsapp import __version__, cli
+from bidsapp.report.citations import REFERENCES
+from bidsapp.report.methods import methods_text
+from bidsapp.settings import Recipe, load_recipe, recipe_names
+from models.attribution import METHODS, explain
+from models.grids import GRIDS, full_grid
+from models.networks import NETWORKS, build
+from pipelines.atlases import SHIPPED
+from pipelines.inputs import DATATYPES
+
+ROOT = Path(__file__).parents[1]
+SMALLEST = {"boehle2019": 78, "demo": 46}  # voxels along an axis that are just enough
+
+
+def sources(*folders):
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+def test_imports_run_one_way():
+    program = shutil.which("lint-imports", path=f"{Path(sys.executable).parent}:/usr/bin")
+    if program is None:
+        pytest.skip("import-linter is not installed")
+    run = subprocess.run(
+        [program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("path", sources("models"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_science_knows_no_files_but_those_it_is_given(path):
+    """``models`` reads no command line, no environment and no dataset."""
+    text = path.read_text()
+    assert not re.search(r"\bos\.environ|\bsys\.argv|\bimport argparse|nib\.load\(", text)
+
+
+@pytest.mark.parametrize(
+    "path", sources("bidsapp", "pipelines"), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_paths_of_datasets_are_not_resolved(path):
+    """DataLad keeps images as links; cli.py compares folders, and nothing else follows a link."""
+    calls = re.findall(r"\.resolve\(|realpath\(", path.read_text())
+    assert len(calls) == (1 if path.name == "cli.py" else 0)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sources("bidsapp", "pipelines", "models"),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_every_module_says_what_it_is_and_nothing_prints_or_unpickles(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not called & {"print", "eval", "exec", "pickle.load", "pickle.loads", "os.system"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            assert "weights_only=True" in ast.unparse(node)
+
+
+# --- registries ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_method_explains_every_network(name, method):
+    torch.manual_seed(0)
+    network = build(name, (SMALLEST[name],) * 3)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    volumes = torch.rand(1, 1, *(SMALLEST[name],) * 3)
+    found = explain(network, volumes, method=method, target=1)
+    assert found.heatmap.shape == volumes.shape
+    assert found.heatmap.dtype == torch.float32
+    assert torch.isfinite(found.heatmap).all()
+    assert found.heatmap.any()
+    assert network.training
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert all(parameter.grad is None for parameter in network.parameters())
+    if found.ledger:
+        passed = sum(share for key, share in found.ledger.items() if key != "start")
+        torch.testing.assert_close(passed, found.ledger["start"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_everything_a_recipe_names_is_there(name):
+    recipe = load_recipe(name)
+    options = {key: value for key, value in recipe.network.items() if key != "name"}
+    build(recipe.network["name"], recipe.preprocessing.network_grid.shape, **options)
+    assert recipe.input.modality in DATATYPES
+    assert recipe.regions.atlas in SHIPPED
+    assert set(recipe.citations) <= set(REFERENCES)
+    for one in recipe.attribution:
+        assert one["method"] in METHODS
+    assert full_grid(recipe.preprocessing.resolution_mm).voxel_mm <= (
+        recipe.preprocessing.network_grid.voxel_mm
+    )  # images are stored no coarser than the network wants them
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_has_its_methods_text(name):
+    text = str(methods_text(load_recipe(name).as_dict(), {"brainwhy": __version__}))
+    assert len(text) > 500
+    assert "None" not in text
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=lambda grid: grid.name)
+def test_grid_names_are_bids_labels(grid):
+    assert re.fullmatch("[0-9a-zA-Z]+", grid.name)
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def commands():
+    """Calls of the app in the documentation, as lists of arguments."""
+    found = []
+    for page in [*ROOT.glob("README.md"), *sorted(ROOT.glob("docs/*.md"))]:
+        for line in page.read_text().replace("\\\n", " ").splitlines():
+            called = re.search(r"brainwhy(?:\.sif)? (/data .+)$", line)
+            if line.startswith("    ") and called:
+                found.append(shlex.split(called[1], comments=True))
+    return found
+
+
+@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="no documentation beside the tests")
+def test_documented_commands_are_understood():
+    assert len(commands()) >= 4
+    for arguments in commands():
+        options = cli.parser().parse_args(arguments)
+        assert options.analysis_level, arguments
+
+
+def keys_of(kind, place=""):
+    """(table, key) of a recipe's dataclasses."""
+    hints = get_type_hints(kind)
+    found = set()
+    for one in fields(kind):
+        inner = hints[one.name]
+        if is_dataclass(inner):
+            found |= keys_of(inner, f"{place}.{one.name}".lstrip("."))
+        elif one.name not in ("network", "attribution"):  # free tables
+            found.add((place, one.name))
+    return found
+
+
+def test_every_key_of_a_recipe_is_documented_and_no_other():
+    page = ROOT / "docs/recipes.md"
+    if not page.exists():
+        pytest.skip("the page does not come with the installed package")
+    table, documented = "", set()
+    rows = [line.split("|") for line in page.read_text().splitlines() if line.startswith("|")]
+    for _, first, second, *_ in rows[2:]:
+        named = re.search(r"\[+([a-z.]+)\]+", first)
+        table = named[1] if named else table
+        documented |= {(table, key) for key in re.findall("`([a-z0-9_]+)`", second)}
+    free = {pair for pair in documented if pair[0] in ("network", "attribution")}
+    assert documented - free == keys_of(Recipe)
+
+
+def test_one_version_everywhere():
+    for name, pattern in (("CITATION.cff", r"^version: (\S+)"), ("CHANGES.md", r"^## (\S+)")):
+        path = ROOT / name
+        if path.exists():
+            assert re.search(pattern, path.read_text(), re.MULTILINE)[1] == __version__
