@@ -26,7 +26,7 @@ score: $(READY)
 	$(BIN)/brainwhy-demo score $(DEMO)/bids $(DEMO)/out
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -15,11 +15,12 @@ from filelock import FileLock, Timeout
 from nipype.pipeline import engine as pe
 
 from bidsapp import __version__
-from bidsapp.cohort import CohortTable, build_cohort
+from bidsapp.cohort import CohortTable, build_cohort, check_table
 from bidsapp.settings import Settings
 from models.errors import InputError
 from models.grids import full_grid
 from models.training.splits import split_people
+from pipelines.atlases import atlas
 from pipelines.derivatives import (
     SPACE,
     label,
@@ -37,11 +38,12 @@ from pipelines.inputs import (
     check_dataset,
     choose_participants,
     find_scans,
+    unreadable,
 )
 from pipelines.participant import init_participant_wf
 from pipelines.preprocess.t1w import T1wOptions, is_done, t1w_paths
 from pipelines.quality import write_group_quality
-from pipelines.stored_models import StoredModel, choose_model
+from pipelines.stored_models import StoredModel, choose_model, new_network
 
 DONE, FAILED = 0, 1
 PACKAGES = (
@@ -63,13 +65,36 @@ def run(settings: Settings) -> int:
     models.errors.InputError
         Nothing can be run at all.
     """
-    if settings.clean_workdir and settings.work_dir.exists():
-        shutil.rmtree(settings.work_dir)
+    _check_recipe(settings)
     failed = False
-    for level in settings.levels:
+    for number, level in enumerate(settings.levels):
         step: Callable[[Settings], bool] = {"participant": participant, "group": group}[level]
-        failed |= step(settings)
+        try:
+            failed |= step(settings)
+        except InputError as error:
+            if number == 0:
+                raise
+            tell(str(error))  # the first level is done, so this is a failure and no refusal
+            failed = True
     return FAILED if failed else DONE
+
+
+def _check_recipe(settings: Settings) -> None:
+    """Refuse now what would otherwise fail after hours of preprocessing or training."""
+    if "group" not in settings.levels or settings.reports_only:
+        return
+    recipe = settings.recipe
+    new_network(recipe.network, recipe.preprocessing.network_grid)
+    atlas(recipe.regions.atlas)
+    if "participant" in settings.levels:
+        check_dataset(settings.bids_dir)
+        check_table(settings.bids_dir, recipe.cohort)
+
+
+def _clean(settings: Settings, level: str) -> None:
+    """Empty the work dir: after all checks, before the first level begins to work."""
+    if settings.clean_workdir and settings.levels[0] == level and settings.work_dir.exists():
+        shutil.rmtree(settings.work_dir)
 
 
 @dataclass
@@ -147,10 +172,13 @@ def participant(settings: Settings) -> bool:
     scans = _scans(settings, people, diary)
     options = t1w_options(settings)
     model = _fitting_model(settings, diary)
+    if not settings.reports_only:
+        scans = _readable(scans, diary)
     if settings.dry_run:
         return _dry_run(settings, scans, options, model)
     if settings.boilerplate_only:
         return _write_methods(settings, diary)
+    _clean(settings, "participant")
     write_dataset(
         settings.output_dir, settings.bids_dir, __version__, settings.dataset_links or None
     )
@@ -161,8 +189,10 @@ def participant(settings: Settings) -> bool:
             _preprocess(settings, scans, options, diary)
             if model is not None:
                 _explain(settings, scans, options, model, diary)
-        for person in people:
-            diary.write(settings.output_dir / f"logs/participant-{person}.json", f"sub-{person}")
+            for person in people:
+                diary.write(
+                    settings.output_dir / f"logs/participant-{person}.json", f"sub-{person}"
+                )
         _write_methods(settings, diary)
         _participant_pages(settings.output_dir, people)
     return bool(diary.failures)
@@ -185,6 +215,19 @@ def _scans(settings: Settings, people: Sequence[str], diary: Diary) -> list[Scan
     for person in sorted(set(people) - {scan.participant for scan in scans}):
         diary.warn(f"sub-{person}: has no {modality} image; skipped")
     return scans
+
+
+def _readable(scans: Sequence[Scan], diary: Diary) -> list[Scan]:
+    """The scans whose file can be opened; each of the others is a failure of its own."""
+    problems = {scan: unreadable(scan.path) for scan in scans}
+    diary.fail(
+        [
+            Failure(f"participant.sub_{scan.participant}.read", sentence, scan.path)
+            for scan, sentence in problems.items()
+            if sentence
+        ]
+    )
+    return [scan for scan, sentence in problems.items() if not sentence]
 
 
 def t1w_options(settings: Settings) -> T1wOptions:
@@ -299,6 +342,7 @@ def group(settings: Settings) -> bool:
     _say_group(settings, cohort, len(splits))
     if settings.dry_run:
         return False
+    _clean(settings, "group")
     table = settings.work_dir / f"cohort_{name}.tsv"
     write_table(table, cohort.rows)
     study = _study(settings, name)
@@ -318,8 +362,12 @@ def group(settings: Settings) -> bool:
         if settings.force:
             shutil.rmtree(settings.work_dir / f"group_{name}", ignore_errors=True)
         diary.fail(execute(workflow, settings, "group"))
+        options = settings.recipe.preprocessing
         write_group_quality(
-            settings.output_dir, settings.work_dir, settings.recipe.preprocessing.registration
+            settings.output_dir,
+            settings.work_dir,
+            options.registration,
+            full_grid(options.resolution_mm).name,
         )
         diary.write(settings.output_dir / "logs/group.json")
         _write_methods(settings, diary)
@@ -334,7 +382,7 @@ def _cohort(settings: Settings) -> CohortTable:
         raise InputError(
             f"{settings.output_dir}: no T1w image with {options.registration} registration at "
             f"{options.resolution_mm:g} mm; make them first:\n    brainwhy BIDS_DIR "
-            f"{settings.output_dir} participant --recipe {settings.recipe.name}"
+            f"{settings.output_dir} participant --recipe {settings.recipe_source}"
         )
     return build_cohort(settings.output_dir, images, settings.recipe.cohort, settings.participants)
 
@@ -404,7 +452,9 @@ def _say_group(settings: Settings, cohort: CohortTable, folds: int) -> None:
 
 def execute(workflow: pe.Workflow, settings: Settings, title: str) -> list[Failure]:
     """Run a workflow with the run's resources."""
-    if settings.write_graph:
+    if settings.write_graph and shutil.which("dot") is None:
+        tell("warning: --write-graph needs Graphviz (dot), which is not installed; not drawn")
+    elif settings.write_graph:
         target = settings.output_dir / "logs" / f"{workflow.name}.dot"
         target.parent.mkdir(parents=True, exist_ok=True)
         workflow.write_graph(str(target), graph2use="colored", format="svg")

@@ -22,8 +22,10 @@ def template_on_grid(resolution_mm: float, folder: Path) -> Path:
     target = folder / f"tpl-{SPACE}_res-{grid.name}_desc-brain_T1w.nii.gz"
     if not target.exists():
         image = read_nifti(template())
-        data = to_grid(np.asarray(image.dataobj, np.float32), image.affine, grid)
-        data[data < 1] = 0  # the rim that smoothing adds around the brain
+        stored = np.asarray(image.dataobj, np.float32)
+        data = to_grid(stored, image.affine, grid)
+        # Without the rim that smoothing adds around the brain.
+        data[to_grid(stored > 0, image.affine, grid, order=0) == 0] = 0
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder) as own:  # other processes may be at it too
             write_nifti(Path(own) / target.name, data, grid.affine, template=True)

@@ -26,11 +26,13 @@ def flags_of(row: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def write_group_quality(output_dir: Path, work_dir: Path, registration: str) -> None:
+def write_group_quality(
+    output_dir: Path, work_dir: Path, registration: str, resolution: str
+) -> None:
     """Stack the participants' rows of one registration into ``group/qc.tsv``, and draw them."""
     from pipelines.figures import qc_scatter, save
 
-    pattern = f"sub-*/**/anat/*_desc-{registration}_qc.tsv"
+    pattern = f"sub-*/**/anat/*_res-{resolution}_desc-{registration}_qc.tsv"
     tables = [read_table(path) for path in sorted(output_dir.glob(pattern))]
     if not tables:
         return

@@ -24,7 +24,7 @@ from pipelines.interfaces.figures import QualityFigures
 from pipelines.interfaces.images import BrainMask, Conform, Quality
 from pipelines.interfaces.sink import SaveDerivatives
 
-REVISION = 1  # raised when the same input would give other voxels
+REVISION = 2  # raised when the same input would give other voxels
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def t1w_paths(scan: Scan, options: T1wOptions) -> dict[str, str]:
     how, res = options.registration, full_grid(options.resolution_mm).name
     ids = scan.entities
     mni = {**ids, "space": SPACE, "res": res}
-    warp = {**ids, "mode": "image", "desc": how}
+    warp = {**ids, "mode": "image", "res": res, "desc": how}
     figures = f"sub-{scan.participant}/figures/"
 
     def figure(desc: str) -> str:
@@ -73,7 +73,7 @@ def t1w_paths(scan: Scan, options: T1wOptions) -> dict[str, str]:
         ),
         "mask_figure": figure("mask"),
         "registration_figure": figure(f"registration{how.capitalize()}"),
-        "quality": relative_path("qc", ".tsv", {**ids, "desc": how}),
+        "quality": relative_path("qc", ".tsv", {**ids, "res": res, "desc": how}),
     }
 
 
@@ -212,6 +212,7 @@ def _sidecars(options: T1wOptions, made_by: str) -> dict[str, dict[str, Any]]:
             },
             "template_overlap": {"Description": "Dice overlap of brain mask and template brain"},
             "flags": {"Description": "Sentences about numbers that are far off"},
+            **grid_sidecar(grid),
             "Fingerprint": made_by,
             "Options": asdict(options),
         },

@@ -182,7 +182,7 @@ def test_overriding_goes_key_by_key_and_leaves_the_rest():
     assert changed.training.protocol == replace(recipe.training.protocol, epochs=3)
     assert changed.training.folds == recipe.training.folds
     assert changed.cohort == recipe.cohort
-    assert recipe.training.protocol.epochs == 30
+    assert recipe.training.protocol.epochs != 3
 
 
 def test_another_network_does_not_inherit_the_old_ones_options():

@@ -175,7 +175,7 @@ def test_age_widens_the_ventricles(model, patient):
         image = data(result.image)
         return (image[deep] < 0.75 * np.median(image[deep])).sum()
 
-    assert fluid(90) > 1.1 * fluid(55)
+    assert fluid(90) > fluid(55) + 20  # voxels of 64 mm3
 
 
 @pytest.mark.parametrize("age", [55, 90])
