@@ -1,13 +1,9 @@
 """The story of one run: index, check, preprocess, explain, train, test, report."""
 
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ from nipype.pipeline import engine as pe
 
 from bidsapp import __version__
 from bidsapp.cohort import CohortTable, build_cohort, check_table
+from bidsapp.diary import Diary, tell
 from bidsapp.settings import Settings
 from models.errors import InputError
 from models.grids import full_grid
@@ -26,7 +23,6 @@ from pipelines.derivatives import (
     label,
     relative_path,
     write_dataset,
-    write_json,
     write_table,
     write_text,
 )
@@ -46,10 +42,6 @@ from pipelines.quality import write_group_quality
 from pipelines.stored_models import StoredModel, choose_model, new_network
 
 DONE, FAILED = 0, 1
-PACKAGES = (
-    *("antspyx", "deepbet", "nibabel", "nilearn", "nipype", "numpy"),
-    *("pandas", "pybids", "scikit-learn", "scipy", "torch"),
-)
 
 
 def run(settings: Settings) -> int:
@@ -95,70 +87,6 @@ def _clean(settings: Settings, level: str) -> None:
     """Empty the work dir: after all checks, before the first level begins to work."""
     if settings.clean_workdir and settings.levels[0] == level and settings.work_dir.exists():
         shutil.rmtree(settings.work_dir)
-
-
-@dataclass
-class Diary:
-    """What a run has to say about itself: warnings and failures, for the pages and the log."""
-
-    settings: Settings
-    warnings: list[str] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    excluded: dict[str, str] = field(default_factory=dict)
-    started: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-    def warn(self, sentence: str) -> None:
-        """Say it now, and keep it for the report."""
-        tell(f"warning: {sentence}")
-        self.warnings.append(sentence)
-
-    def fail(self, failures: Sequence[Failure]) -> None:
-        """Say what failed, in a sentence each."""
-        for failure in failures:
-            who = f"{failure.participant}: " if failure.participant else ""
-            tell(f"failed: {who}{failure.message} (details: {failure.crash_file})")
-        self.failures += failures
-
-    @cached_property
-    def versions(self) -> dict[str, str]:
-        """Versions of what computed the results."""
-        return {"brainwhy": __version__, "python": sys.version.split()[0]} | {
-            name: _version(name) for name in PACKAGES
-        }
-
-    def write(self, path: Path, about: str = "") -> None:
-        """Write the log that the pages read; ``about`` keeps one participant's part."""
-        mine = [w for w in self.warnings if not about or w.startswith(f"{about}:")]
-        failures = [f for f in self.failures if not about or f.participant == about]
-        write_json(
-            path,
-            {
-                "Command": list(self.settings.command),
-                "StartTime": self.started.isoformat(timespec="seconds"),
-                "EndTime": datetime.now(UTC).isoformat(timespec="seconds"),
-                "Versions": self.versions,
-                "Recipe": self.settings.recipe.as_dict(),
-                "Device": self.settings.device,
-                "RandomSeed": self.settings.seed,
-                "Warnings": mine,
-                "Excluded": self.excluded,
-                "Failures": [
-                    {
-                        "Participant": failure.participant,
-                        "Node": failure.node,
-                        "Message": failure.message,
-                        "CrashFile": str(failure.crash_file),
-                    }
-                    for failure in failures
-                ],
-            },
-        )
-
-
-def tell(sentence: str) -> None:
-    """One line for the person who waits."""
-    sys.stderr.write(f"brainwhy: {sentence}\n")
-    sys.stderr.flush()
 
 
 # --- participant level ---------------------------------------------------------------------------
@@ -511,10 +439,3 @@ def _group_pages(output_dir: Path, name: str) -> None:
     for folder in sorted(output_dir.glob("sub-*/")):
         participant_page(output_dir, folder.name.removeprefix("sub-"))
     tell(f"the group report is {group_page(output_dir, name)}")
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

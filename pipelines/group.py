@@ -117,76 +117,10 @@ def init_group_wf(
     card : mapping
         See :meth:`Study.card`.
     """
-    folds = [asdict(split) for split in splits]
-    gpu = {"device": device, "use_gpu": device != "cpu"}
-    shared = {"cohort": cohort, "model": study.model, "classes": list(study.classes)}
-    options = study.statistics
-    heatmaps = [name for name in options.maps if name != "image"]
-
-    pack = pe.Node(
-        PackVolumes(cohort=cohort, grid=dict(study.grid), intensity=study.intensity), name="pack"
-    )
-    train = pe.MapNode(
-        TrainFold(
-            cohort=cohort,
-            network=dict(study.network),
-            protocol=dict(study.protocol),
-            seed=study.seed,
-            model=study.model,
-            stored=str(output_dir),
-            force=force,
-            **gpu,
-        ),
-        iterfield=["split"],
-        name="train",
-        mem_gb=3,
-    )
-    train.inputs.split = folds
-    predict = pe.Node(Predictions(card=dict(card), **shared), name="predict")
-    explain = pe.MapNode(
-        ExplainFold(
-            cohort=cohort,
-            network=dict(study.network),
-            attributions=[dict(one) for one in study.attributions],
-            **gpu,
-        ),
-        iterfield=["split", "weights"],
-        name="explain",
-        mem_gb=3,
-    )
-    explain.inputs.split = folds
-    summarise = pe.MapNode(
-        SummariseMethod(atlas=study.atlas, **shared),
-        iterfield=["attribution"],
-        name="summarise",
-        mem_gb=2,
-    )
-    summarise.inputs.attribution = [dict(one) for one in study.attributions]
-    stacks = pe.Node(
-        niu.Function(["stacks", "names", "wanted"], ["chosen"], function=choose_stacks),
-        name="stacks",
-    )
-    stacks.inputs.stacks = []
-    stacks.inputs.names = [one["name"] for one in study.attributions]
-    stacks.inputs.wanted = list(options.maps)
-    test = pe.MapNode(
-        VoxelwiseTest(
-            covariates=list(study.covariates),
-            atlas=study.atlas,
-            smoothing_fwhm_mm=options.smoothing_fwhm_mm,
-            permutations=options.permutations,
-            alpha=options.alpha,
-            min_cluster_mm3=options.min_cluster_mm3,
-            exchange_within_fold=max(split.repeat for split in splits) == 1,
-            seed=study.seed,
-            **shared,
-            **gpu,
-        ),
-        iterfield=["name", "stack"],
-        name="test",
-        mem_gb=2,
-    )
-    test.inputs.name = ["image", *heatmaps] if "image" in options.maps else heatmaps
+    plan = _Plan(study, cohort, [asdict(split) for split in splits], output_dir, device)
+    pack, train, predict = plan.classification(card, force=force)
+    explain, summarise, stacks = plan.explanation()
+    test = plan.statistics()
     # A sink per stage: what is computed is kept when a later stage fails.
     gather = pe.Node(niu.Merge(2), name="gather")  # the model card is written after the weights
     save_model, save_heatmaps, save_tests = (
@@ -221,7 +155,7 @@ def init_group_wf(
                 (summarise, stacks, [("stack", "stacks")]),
             ]
         )
-    if options.maps:
+    if study.statistics.maps:
         workflow.connect(
             [
                 (pack, test, cached),
@@ -231,6 +165,108 @@ def init_group_wf(
             ]
         )
     return workflow
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The nodes of a group run, by stage; :func:`init_group_wf` connects them."""
+
+    study: Study
+    cohort: Path
+    folds: list[dict[str, Any]]
+    output_dir: Path
+    device: str
+
+    @property
+    def _gpu(self) -> dict[str, Any]:
+        return {"device": self.device, "use_gpu": self.device != "cpu"}
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        study = self.study
+        return {"cohort": self.cohort, "model": study.model, "classes": list(study.classes)}
+
+    def classification(
+        self, card: Mapping[str, Any], *, force: bool
+    ) -> tuple[pe.Node, pe.MapNode, pe.Node]:
+        """Pack the images, train every fold, gather the predictions."""
+        study = self.study
+        pack = pe.Node(
+            PackVolumes(cohort=self.cohort, grid=dict(study.grid), intensity=study.intensity),
+            name="pack",
+        )
+        train = pe.MapNode(
+            TrainFold(
+                cohort=self.cohort,
+                network=dict(study.network),
+                protocol=dict(study.protocol),
+                seed=study.seed,
+                model=study.model,
+                stored=str(self.output_dir),
+                force=force,
+                **self._gpu,
+            ),
+            iterfield=["split"],
+            name="train",
+            mem_gb=3,
+        )
+        train.inputs.split = self.folds
+        return pack, train, pe.Node(Predictions(card=dict(card), **self._shared), name="predict")
+
+    def explanation(self) -> tuple[pe.MapNode, pe.MapNode, pe.Node]:
+        """Explain the test people of every fold, summarise every method, choose maps to test."""
+        study = self.study
+        attributions = [dict(one) for one in study.attributions]
+        explain = pe.MapNode(
+            ExplainFold(
+                cohort=self.cohort,
+                network=dict(study.network),
+                attributions=attributions,
+                **self._gpu,
+            ),
+            iterfield=["split", "weights"],
+            name="explain",
+            mem_gb=3,
+        )
+        explain.inputs.split = self.folds
+        summarise = pe.MapNode(
+            SummariseMethod(atlas=study.atlas, **self._shared),
+            iterfield=["attribution"],
+            name="summarise",
+            mem_gb=2,
+        )
+        summarise.inputs.attribution = attributions
+        stacks = pe.Node(
+            niu.Function(["stacks", "names", "wanted"], ["chosen"], function=choose_stacks),
+            name="stacks",
+        )
+        stacks.inputs.stacks = []
+        stacks.inputs.names = [one["name"] for one in attributions]
+        stacks.inputs.wanted = list(study.statistics.maps)
+        return explain, summarise, stacks
+
+    def statistics(self) -> pe.MapNode:
+        """Test every map: the images first, then the heatmaps in the recipe's order."""
+        study, options = self.study, self.study.statistics
+        test = pe.MapNode(
+            VoxelwiseTest(
+                covariates=list(study.covariates),
+                atlas=study.atlas,
+                smoothing_fwhm_mm=options.smoothing_fwhm_mm,
+                permutations=options.permutations,
+                alpha=options.alpha,
+                min_cluster_mm3=options.min_cluster_mm3,
+                exchange_within_fold=max(fold["repeat"] for fold in self.folds) == 1,
+                seed=study.seed,
+                **self._shared,
+                **self._gpu,
+            ),
+            iterfield=["name", "stack"],
+            name="test",
+            mem_gb=2,
+        )
+        test.inputs.name = sorted(options.maps, key=lambda name: name != "image")
+        return test
 
 
 def choose_stacks(stacks: list, names: list, wanted: list) -> list:

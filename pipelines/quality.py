@@ -30,7 +30,8 @@ def write_group_quality(
     output_dir: Path, work_dir: Path, registration: str, resolution: str
 ) -> None:
     """Stack the participants' rows of one registration into ``group/qc.tsv``, and draw them."""
-    from pipelines.figures import qc_scatter, save
+    from pipelines.charts import qc_scatter
+    from pipelines.figures import save
 
     pattern = f"sub-*/**/anat/*_res-{resolution}_desc-{registration}_qc.tsv"
     tables = [read_table(path) for path in sorted(output_dir.glob(pattern))]

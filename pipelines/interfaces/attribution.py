@@ -249,7 +249,8 @@ class SummariseMethod(SimpleInterface):
         background: nib.Nifti1Image,
     ) -> Products:
         from models.regions import group_region_table
-        from pipelines.figures import overlay_limits, plot_slices, region_ranking, save
+        from pipelines.charts import region_ranking
+        from pipelines.figures import overlay_limits, plot_slices, save
 
         method, grid = self.inputs.attribution["name"], names.grid
         negative, positive = self.inputs.classes

@@ -312,14 +312,14 @@ class Predictions(SimpleInterface):
         return table[[*keys, *columns]]
 
     def _figures(self, cwd: Path, people: pd.DataFrame, confusion: pd.DataFrame) -> Products:
-        from pipelines import figures
+        from pipelines import charts
 
         positive = self.inputs.classes[1]
         drawn = {
-            "roc": figures.roc(people, positive),
-            "confusion": figures.confusion(confusion),
-            "probabilities": figures.probabilities(people, positive),
-            "learning": figures.learning_curves(
+            "roc": charts.roc(people, positive),
+            "confusion": charts.confusion(confusion),
+            "probabilities": charts.probabilities(people, positive),
+            "learning": charts.learning_curves(
                 [read_table(Path(path)) for path in self.inputs.histories]
             ),
         }

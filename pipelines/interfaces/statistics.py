@@ -210,7 +210,8 @@ class VoxelwiseTest(SimpleInterface):
         result: Any,
         threshold: float,
     ) -> Products:
-        from pipelines.figures import null_distribution, plot_slices, save
+        from pipelines.charts import null_distribution
+        from pipelines.figures import plot_slices, save
 
         mean = np.asarray(cache.volumes[rows, 0], np.float32).mean(0)
         background = nib.Nifti1Image(mean, cache.grid.affine)

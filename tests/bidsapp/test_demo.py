@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp import demo
+from bidsapp import demo, score
 from models.grids import GRIDS
 from pipelines.atlases import template
 
@@ -327,17 +327,17 @@ def test_missing_numbers_fail_their_requirements_with_a_reason(
 def test_a_number_below_its_requirement_is_named(dataset, finished, untrained, capsys):
     path = finished / "group/model-demot1w_desc-oof_metrics.tsv"
     path.write_text(path.read_text().replace("0.92", "0.70"))
-    scores = demo.score(dataset, finished)
+    scores = score.score(dataset, finished)
     assert not scores["requirements"]["classifier_accuracy"]
     assert demo.main(["score", str(dataset), str(finished)]) == 0
     assert "classifier_accuracy: not met, 0.7 < 0.83" in capsys.readouterr().err
 
 
 def test_a_share_over_nothing_is_an_infinite_ratio():
-    assert demo._ratio(0.2, 0.0) == float("inf")
-    assert np.isnan(demo._ratio(0.0, 0.0))
-    assert np.isnan(demo._ratio(0.2, float("nan")))
-    assert demo._ratio(0.2, 0.1) == 2.0
+    assert score._ratio(0.2, 0.0) == float("inf")
+    assert np.isnan(score._ratio(0.0, 0.0))
+    assert np.isnan(score._ratio(0.2, float("nan")))
+    assert score._ratio(0.2, 0.1) == 2.0
 
 
 def test_several_models_need_a_choice(dataset, finished, untrained, capsys):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from pipelines import figures
+from pipelines import charts, figures
 
 SHAPE = (24, 30, 26)
 AFFINE = np.array([[4.0, 0, 0, -46], [0, 4, 0, -58], [0, 0, 4, -50], [0, 0, 0, 1]])
@@ -191,12 +191,12 @@ def texts(figure):
 
 
 def test_roc_writes_the_area(predictions):
-    assert "AUC 0.75" in texts(figures.roc(predictions, "AD"))
-    assert "both classes" in texts(figures.roc(predictions[:2], "AD"))
+    assert "AUC 0.75" in texts(charts.roc(predictions, "AD"))
+    assert "both classes" in texts(charts.roc(predictions[:2], "AD"))
 
 
 def test_probabilities_name_those_called_wrong(predictions):
-    words = texts(figures.probabilities(predictions, "AD"))
+    words = texts(charts.probabilities(predictions, "AD"))
     assert "sub-2" in words
     assert "sub-3" in words
     assert "sub-1" not in words
@@ -204,7 +204,7 @@ def test_probabilities_name_those_called_wrong(predictions):
 
 def test_confusion_shows_counts():
     table = pd.DataFrame({"label": ["AD", "CN"], "AD": [7, 0], "CN": [3, 0]})
-    words = texts(figures.confusion(table))
+    words = texts(charts.confusion(table))
     assert "7" in words
     assert "70% of AD" in words
 
@@ -217,9 +217,9 @@ def test_region_ranking_orders_by_the_first_class():
             "sum_CN": [9.0, 0.0, 0.0],
         }
     )
-    figure = figures.region_ranking(table, ["AD", "CN"], top=2)
+    figure = charts.region_ranking(table, ["AD", "CN"], top=2)
     assert [one.get_text() for one in figure.axes[0].get_yticklabels()] == ["high", "middle"]
-    assert "no column" in texts(figures.region_ranking(table, ["PD"]))
+    assert "no column" in texts(charts.region_ranking(table, ["PD"]))
 
 
 def test_learning_curves_of_unequal_lengths():
@@ -234,8 +234,8 @@ def test_learning_curves_of_unequal_lengths():
         )
         for n in (4, 9)
     ]
-    figures.learning_curves(folds)
-    assert "No training history" in texts(figures.learning_curves([]))
+    charts.learning_curves(folds)
+    assert "No training history" in texts(charts.learning_curves([]))
 
 
 def test_qc_scatter_names_the_flagged():
@@ -247,13 +247,13 @@ def test_qc_scatter_names_the_flagged():
             "flags": ["n/a", "mask_volume_low"],
         }
     )
-    words = texts(figures.qc_scatter(qc))
+    words = texts(charts.qc_scatter(qc))
     assert "sub-2" in words
     assert "sub-1" not in words
-    assert "No quality" in texts(figures.qc_scatter(qc[["participant_id"]]))
+    assert "No quality" in texts(charts.qc_scatter(qc[["participant_id"]]))
 
 
 def test_null_distribution():
-    words = texts(figures.null_distribution(np.linspace(3, 5, 100), 4.7, 6.2))
+    words = texts(charts.null_distribution(np.linspace(3, 5, 100), 4.7, 6.2))
     assert "4.70" in words
     assert "6.20" in words

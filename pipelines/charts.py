@@ -1,0 +1,381 @@
+"""Charts of a cohort: performance, regions, learning curves, quality, null distributions.
+
+Every function takes tables or arrays and returns a matplotlib `Figure`; `pipelines.figures.save`
+writes it. Nothing touches pyplot's global state.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from pipelines.figures import ACCENT, INK, QUIET
+
+CLASS_COLOURS = ("#c8572f", "#2b6c99", "#8a7a2b", "#7a4f9a")
+CLASS_MARKERS = ("o", "s", "^", "D")
+
+
+def _chart(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
+    axes = list(np.ravel(figure.subplots(1, panels)))
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+        one.spines[["left", "bottom"]].set_color(QUIET)
+        one.tick_params(colors=INK, labelsize=8.5, length=3, color=QUIET)
+        one.xaxis.label.set(color=INK, size=9)
+        one.yaxis.label.set(color=INK, size=9)
+        one.title.set(color=INK, size=10)
+    return figure, axes
+
+
+def _nothing(axes: Axes, sentence: str) -> None:
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, sentence, ha="center", va="center", color=QUIET, size=10, wrap=True)
+
+
+def _classes(labels: pd.Series, positive: str | None) -> list[str]:
+    """Classes in a fixed order, the positive one first."""
+    names = sorted(labels.dropna().astype(str).unique())
+    return sorted(names, key=lambda name: name != positive)
+
+
+def roc(predictions: pd.DataFrame, positive: str) -> Figure:
+    """Draw the receiver operating characteristic of out-of-fold predictions.
+
+    Parameters
+    ----------
+    predictions
+        One row per person: `label` (class) and `probability` (of `positive`, 0 to 1).
+    positive
+        The class that a high probability speaks for.
+    """
+    figure, (axes,) = _chart(4.2, 4.0)
+    known = predictions.dropna(subset=["label", "probability"])
+    truth = (known["label"].astype(str) == positive).to_numpy()
+    if truth.all() or not truth.any():
+        _nothing(axes, "A ROC curve needs people of both classes.")
+        return figure
+    scores = known["probability"].to_numpy(float)
+    false_rate, true_rate, _ = roc_curve(truth, scores, drop_intermediate=False)
+    axes.plot([0, 1], [0, 1], color=QUIET, lw=1, ls=(0, (4, 3)))
+    axes.fill_between(false_rate, true_rate, color=ACCENT, alpha=0.08, lw=0)
+    axes.plot(false_rate, true_rate, color=ACCENT, lw=2, solid_joinstyle="round")
+    axes.text(0.97, 0.06, f"AUC {roc_auc_score(truth, scores):.2f}", ha="right", size=13, color=INK)
+    axes.text(0.62, 0.57, "chance", rotation=45, color=QUIET, size=8, ha="center", va="center")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.set_xlabel(f"false alarms: people without {positive} called {positive}")
+    axes.set_ylabel(f"sensitivity: people with {positive} called {positive}")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def confusion(table: pd.DataFrame) -> Figure:
+    """Draw a confusion matrix.
+
+    Parameters
+    ----------
+    table
+        First column `label` (true class), one column of counts per predicted class.
+    """
+    figure, (axes,) = _chart(3.8, 3.4)
+    counts = table.set_index(table.columns[0]).astype(float)
+    share = counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0).fillna(0).to_numpy()
+    axes.imshow(
+        share, cmap=LinearSegmentedColormap.from_list("", ["#f3f6f7", ACCENT]), vmin=0, vmax=1
+    )
+    for (row, column), part in np.ndenumerate(share):
+        ink = "white" if part > 0.55 else INK
+        axes.text(
+            column,
+            row - 0.06,
+            f"{counts.iat[row, column]:.0f}",
+            ha="center",
+            va="center",
+            size=18,
+            color=ink,
+        )
+        axes.text(
+            column,
+            row + 0.24,
+            f"{part:.0%} of {counts.index[row]}",
+            ha="center",
+            va="center",
+            size=8,
+            color=ink,
+        )
+    axes.set_xticks(range(counts.shape[1]), counts.columns.astype(str))
+    axes.set_yticks(range(counts.shape[0]), counts.index.astype(str))
+    axes.set(xlabel="the network's answer", ylabel="true class")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def region_ranking(
+    table: pd.DataFrame,
+    classes: Sequence[str] = (),
+    top: int = 25,
+    *,
+    measure: str = "sum",
+    title: str | None = None,
+) -> Figure:
+    """Draw the regions with the most relevance, all classes side by side.
+
+    Parameters
+    ----------
+    table
+        One row per region: `name` and, for every class, `<measure>_<class>`; or, for one person,
+        `<measure>` itself.
+    classes
+        Classes, the one that orders the regions first; empty for a person's table.
+    top
+        How many regions.
+    measure
+        `sum`, `density` (mean per voxel) or `gain` (relative to the controls' mean sum).
+    """
+    wanted = {name: f"{measure}_{name}" for name in classes} or {"": measure}
+    columns = {name: column for name, column in wanted.items() if column in table}
+    figure, (axes,) = _chart(7.2, 0.7 + 0.21 * min(top, max(len(table), 3)))
+    if not columns or table.empty:
+        _nothing(axes, f"The table has no column {measure}.")
+        return figure
+    leading = table[next(iter(columns.values()))].abs()
+    best = table.loc[leading.sort_values(ascending=False, kind="stable").index[:top]]
+    rows = np.arange(len(best))[::-1]
+    values = best[list(columns.values())].to_numpy(float)
+    axes.hlines(rows, np.nanmin(values, 1), np.nanmax(values, 1), color="#d5dbde", lw=2, zorder=1)
+    for k, name in enumerate(columns):
+        axes.scatter(
+            values[:, k],
+            rows,
+            s=26,
+            color=CLASS_COLOURS[k % 4] if name else ACCENT,
+            marker=CLASS_MARKERS[k % 4],
+            label=name,
+            zorder=3,
+            lw=0,
+        )
+    axes.axvline(0, color=QUIET, lw=0.8, zorder=0)
+    axes.set_yticks(rows, best["name"].astype(str).str.replace("_", " "))
+    axes.set(ylim=(-0.7, len(best) - 0.3), title=title or "")
+    axes.set_xlabel(
+        {
+            "sum": "relevance summed over the region (arbitrary units)",
+            "density": "relevance per voxel (arbitrary units)",
+            "gain": "relevance relative to the controls' mean",
+        }.get(measure, measure)
+    )
+    axes.ticklabel_format(axis="x", scilimits=(-3, 4), useMathText=True)
+    axes.grid(axis="x", color="#eef1f2", zorder=0)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    if len(columns) > 1:
+        axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return figure
+
+
+def learning_curves(histories: Sequence[pd.DataFrame]) -> Figure:
+    """Draw loss and balanced accuracy over epochs, a thin line per fold and a thick mean.
+
+    Parameters
+    ----------
+    histories
+        Per fold: `epoch train_loss validation_loss validation_balanced_accuracy`.
+    """
+    figure, (loss, accuracy) = _chart(7.6, 3.1, panels=2)
+    if not len(histories):
+        _nothing(loss, "No training history was found.")
+        accuracy.set_axis_off()
+        return figure
+    _curves(loss, histories, "train_loss", QUIET, "training")
+    _curves(loss, histories, "validation_loss", ACCENT, "validation")
+    _curves(accuracy, histories, "validation_balanced_accuracy", ACCENT, "validation")
+    accuracy.axhline(0.5, color=QUIET, lw=1, ls=(0, (4, 3)))
+    accuracy.text(
+        0.99,
+        0.5,
+        "chance",
+        color=QUIET,
+        size=8,
+        ha="right",
+        va="bottom",
+        transform=accuracy.get_yaxis_transform(),
+    )
+    loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    accuracy.set(xlabel="epoch", ylabel="balanced accuracy", ylim=(0, 1.03))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+    loss.legend(frameon=False, fontsize=8.5)
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure
+
+
+def _curves(
+    axes: Axes, histories: Sequence[pd.DataFrame], column: str, colour: str, label: str
+) -> None:
+    found = [one.set_index("epoch")[column] for one in histories if {"epoch", column} <= set(one)]
+    for one in found:
+        axes.plot(one.index, one, color=colour, lw=0.8, alpha=0.35)
+    if found:
+        mean = pd.concat(found, axis=1).mean(axis=1)
+        axes.plot(mean.index, mean, color=colour, lw=2.2, label=label)
+
+
+def probabilities(predictions: pd.DataFrame, positive: str | None = None) -> Figure:
+    """Draw every person's probability, in a strip per true class.
+
+    Parameters
+    ----------
+    predictions
+        One row per person: `participant_id label probability predicted`.
+    positive
+        The class whose probability it is; named on the axis.
+    """
+    names = _classes(predictions["label"], positive)
+    figure, (axes,) = _chart(6.4, 0.9 + 0.85 * max(len(names), 1))
+    axes.axvline(0.5, color=QUIET, lw=1, ls=(0, (4, 3)), zorder=0)
+    for k, name in enumerate(names):
+        group = predictions[predictions["label"].astype(str) == name].sort_values("probability")
+        height = len(names) - 1 - k + _swarm(group["probability"].to_numpy(float))
+        _strip(axes, group, height, CLASS_COLOURS[k % 4], CLASS_MARKERS[k % 4])
+    axes.set_yticks(range(len(names)), names[::-1])
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.55, max(len(names), 1) - 0.4))
+    axes.set_xlabel(f"probability of {positive}" if positive else "probability")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelsize=10)
+    return figure
+
+
+def _strip(axes: Axes, group: pd.DataFrame, height: NDArray, colour: str, marker: str) -> None:
+    """Dots of one class; those called wrong are hollow and named."""
+    chance = group["probability"].to_numpy(float)
+    answer = group.get("predicted", group["label"])
+    wrong = (answer.astype(str) != group["label"].astype(str)).to_numpy()
+    style: dict[str, Any] = {
+        "s": 34,
+        "marker": marker,
+        "zorder": 3,
+        "linewidths": 1.3,
+        "edgecolors": colour,
+    }
+    axes.scatter(chance[~wrong], height[~wrong], c=colour, **style)
+    axes.scatter(chance[wrong], height[wrong], c="white", **style)
+    if "participant_id" in group and wrong.sum() <= 12:
+        for k, name in enumerate(group["participant_id"][wrong]):
+            # Above and below by turns, so that names of close marks do not run together.
+            offset, side = ((0, 6), "bottom") if k % 2 == 0 else ((0, -6), "top")
+            axes.annotate(
+                str(name),
+                (chance[wrong][k], height[wrong][k]),
+                offset,
+                textcoords="offset points",
+                size=7,
+                ha="center",
+                va=side,
+                color=INK,
+            )
+
+
+def _swarm(sorted_values: NDArray, near: float = 0.025, step: float = 0.12) -> NDArray:
+    """Vertical offsets that keep dots with close values apart; the same for the same values."""
+    offsets = np.zeros(len(sorted_values))
+    pattern = np.array([0, 1, -1, 2, -2]) * step
+    run = 0
+    for k in range(1, len(sorted_values)):
+        run = run + 1 if sorted_values[k] - sorted_values[k - 1] < near else 0
+        offsets[k] = pattern[run % len(pattern)]
+    return offsets
+
+
+def qc_scatter(qc: pd.DataFrame) -> Figure:
+    """Draw brain volume against likeness to the template; flagged images are named.
+
+    Parameters
+    ----------
+    qc
+        One row per image: `participant_id mask_volume_ml template_correlation flags`
+        (`flags` missing or "n/a" when nothing was flagged), and `session_id` if there are any.
+    """
+    figure, (axes,) = _chart(5.6, 3.8)
+    wanted = ["mask_volume_ml", "template_correlation"]
+    if not set(wanted) <= set(qc) or qc[wanted].dropna().empty:
+        _nothing(axes, "No quality numbers were found.")
+        return figure
+    known = qc.dropna(subset=wanted)
+    flagged = is_flagged(known).to_numpy()
+    x, y = (known[name].to_numpy(float) for name in wanted)
+    axes.scatter(x[~flagged], y[~flagged], s=30, color=ACCENT, alpha=0.75, lw=0)
+    axes.scatter(x[flagged], y[flagged], s=42, color=CLASS_COLOURS[0], marker="D", lw=0)
+    for row in np.flatnonzero(flagged)[:20]:
+        axes.annotate(
+            str(known["participant_id"].iat[row]),
+            (x[row], y[row]),
+            (6, 4),
+            textcoords="offset points",
+            size=8,
+            color=INK,
+        )
+    axes.set(xlabel="brain mask (ml)", ylabel="correlation with the template")
+    axes.margins(0.12)
+    axes.grid(color="#eef1f2")
+    axes.set_axisbelow(True)
+    return figure
+
+
+def is_flagged(qc: pd.DataFrame) -> pd.Series:
+    """Whether each row of a QC table carries a flag; text "n/a" and empty cells do not count."""
+    if "flags" not in qc:
+        return pd.Series(False, index=qc.index)
+    text = qc["flags"].fillna("").astype(str).str.strip().str.lower()
+    return ~text.isin(["", "n/a", "nan", "none"])
+
+
+def null_distribution(
+    max_distribution: NDArray, threshold: float, observed: float | None = None
+) -> Figure:
+    """Draw the permutation distribution of the largest statistic, with its threshold.
+
+    Parameters
+    ----------
+    max_distribution
+        Largest absolute t of every permutation, shape (permutations,).
+    threshold
+        Value that the corrected map is cut at.
+    observed
+        Largest absolute t of the real labels.
+    """
+    figure, (axes,) = _chart(5.2, 2.8)
+    axes.hist(np.asarray(max_distribution), bins=30, color="#cfd8dc")
+    axes.axvline(threshold, color=ACCENT, lw=2)
+    axes.text(
+        threshold,
+        1.02,
+        f"threshold {threshold:.2f}",
+        color=ACCENT,
+        size=8.5,
+        ha="center",
+        transform=axes.get_xaxis_transform(),
+    )
+    if observed is not None:
+        axes.axvline(observed, color=CLASS_COLOURS[0], lw=2, ls=(0, (3, 2)))
+        axes.text(
+            observed,
+            0.9,
+            f" observed {observed:.2f} ",
+            ha="left" if observed >= threshold else "right",
+            color=CLASS_COLOURS[0],
+            size=8.5,
+            transform=axes.get_xaxis_transform(),
+        )
+    axes.set(xlabel="largest |t| over the brain", ylabel="permutations")
+    return figure
