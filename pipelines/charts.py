@@ -198,6 +198,11 @@ def learning_curves(histories: Sequence[pd.DataFrame]) -> Figure:
         accuracy.set_axis_off()
         return figure
     _curves(loss, histories, "train_loss", QUIET, "training")
+    loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    loss.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if all(history["validation_loss"].isna().all() for history in histories):
+        _nothing(accuracy, "Nobody was set aside for validation.")
+        return figure
     _curves(loss, histories, "validation_loss", ACCENT, "validation")
     _curves(accuracy, histories, "validation_balanced_accuracy", ACCENT, "validation")
     accuracy.axhline(0.5, color=QUIET, lw=1, ls=(0, (4, 3)))
@@ -211,12 +216,11 @@ def learning_curves(histories: Sequence[pd.DataFrame]) -> Figure:
         va="bottom",
         transform=accuracy.get_yaxis_transform(),
     )
-    loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    loss.set_ylim(0, None)
     accuracy.set(xlabel="epoch", ylabel="balanced accuracy", ylim=(0, 1.03))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
     loss.legend(frameon=False, fontsize=8.5)
-    for axes in (loss, accuracy):
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    accuracy.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
 
 

@@ -91,6 +91,12 @@ class Regions:
         }
 
 
+def anatomy(volume: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    """A network's input as a background of figures: black, not zero, outside the brain."""
+    shown = np.where(volume == 0, volume.min(), volume).astype(np.float32)
+    return nib.Nifti1Image(shown, affine)
+
+
 def person_products(
     folder: Path,
     ids: Mapping[str, str],

@@ -152,7 +152,7 @@ def _grid(table: Mapping[str, Any]) -> str | None:
 def _intensity(kind: str | None) -> str | None:
     return {
         "max": "Each image was divided by its own maximum.",
-        "zscore": "Each image was scaled to zero mean and unit variance.",
+        "zscore": "Each image was scaled to zero mean and unit variance inside the brain.",
     }.get(kind or "")
 
 
@@ -164,8 +164,8 @@ _NETWORKS = {
     "connected layers.",
     "rieke2018": "The classifier was the 3D convolutional network of Rieke et al. [@rieke2018].",
     "eitel2019": "The classifier was the 3D convolutional network of Eitel et al. [@eitel2019].",
-    "demo": "The classifier was a small 3D convolutional network (four blocks of convolution, "
-    "batch normalisation, ReLU and max-pooling, and two fully connected layers) made for "
+    "demo": "The classifier was a small 3D convolutional network (three blocks of convolution, "
+    "batch normalisation, ReLU and average pooling, and two fully connected layers) made for "
     "demonstration; it reproduces no publication.",
 }
 

@@ -20,6 +20,7 @@ from pipelines.heatmaps import (
     HeatmapNames,
     Products,
     Regions,
+    anatomy,
     ledger_facts,
     person_prediction,
     person_products,
@@ -219,9 +220,8 @@ class SummariseMethod(SimpleInterface):
                 "Score": float(np.mean(scores)),
                 **ledger_facts(ledgers[i]),
             }
-            background = nib.Nifti1Image(
-                np.asarray(cache.volumes[rows[i], 0], np.float32), cache.grid.affine
-            )
+            seen = np.asarray(cache.volumes[rows[i], 0], np.float32)
+            background = anatomy(seen, cache.grid.affine)
             products |= person_products(
                 cwd,
                 {"sub": sub, "ses": ses},
@@ -233,9 +233,8 @@ class SummariseMethod(SimpleInterface):
                 background,
                 control_sums,
             )
-        background = nib.Nifti1Image(
-            np.asarray(cache.volumes[rows, 0], np.float32).mean(0), cache.grid.affine
-        )
+        mean = np.asarray(cache.volumes[rows, 0], np.float32).mean(0)
+        background = anatomy(mean, cache.grid.affine)
         return products | self._group(cwd, table, maps, tables, names, regions, background)
 
     def _group(
@@ -343,7 +342,7 @@ class ExplainPerson(SimpleInterface):
         )
         names = HeatmapNames(model.name, positive, model.grid)
         regions = Regions.on(card["Atlas"], model.grid)
-        background = nib.Nifti1Image(volume[0, 0], model.grid.affine)
+        background = anatomy(volume[0, 0], model.grid.affine)
         for attribution in card["Attributions"]:
             found = [
                 explain_rows(network, volume, [0], attribution, column_of(card, positive))

@@ -16,7 +16,7 @@ from nipype.interfaces.base import (
 
 from models.errors import InputError
 from pipelines.derivatives import SPACE, grid_sidecar, label, read_table, relative_path, write_table
-from pipelines.heatmaps import HeatmapNames, Products, Regions
+from pipelines.heatmaps import HeatmapNames, Products, Regions, anatomy
 from pipelines.images import write_nifti
 from pipelines.interfaces.networks import prediction_keys, read_cohort
 
@@ -214,7 +214,7 @@ class VoxelwiseTest(SimpleInterface):
         from pipelines.figures import plot_slices, save
 
         mean = np.asarray(cache.volumes[rows, 0], np.float32).mean(0)
-        background = nib.Nifti1Image(mean, cache.grid.affine)
+        background = anatomy(mean, cache.grid.affine)
         image = nib.Nifti1Image(kept.astype(np.float32), cache.grid.affine)
         drawn = {
             "statmap": plot_slices(background, image, units="t", threshold=_finite(threshold)),
