@@ -41,7 +41,8 @@ format: $(READY)
 # What takes longer than a coffee: slow tests, the demo held against its truth, the container.
 ci-full: lint test
 	$(BIN)/python -m pytest -q -m slow
-	$(MAKE) demo score
+	$(MAKE) demo
+	$(BIN)/brainwhy-demo score $(DEMO)/bids $(DEMO)/out --strict
 	tests/hpc/container.sh
 	tests/hpc/apptainer.sh
 

@@ -25,6 +25,11 @@ LEVELS = {
 class Parser(argparse.ArgumentParser):
     """argparse that leaves with 64, the exit code of an unusable command line."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Understand ``--work_dir`` as ``--work-dir``: BIDS Apps know both spellings."""
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_dashed(argument) for argument in given], namespace)
+
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message."""
         self.print_usage(sys.stderr)
@@ -77,7 +82,6 @@ def _data(root: Parser) -> None:
     group = root.add_argument_group("which data")
     group.add_argument(
         "--participant-label",
-        "--participant_label",
         "--subject-label",
         nargs="+",
         default=[],
@@ -86,7 +90,6 @@ def _data(root: Parser) -> None:
     )
     group.add_argument(
         "--session-label",
-        "--session_label",
         nargs="+",
         default=[],
         metavar="LABEL",
@@ -94,7 +97,6 @@ def _data(root: Parser) -> None:
     )
     group.add_argument(
         "--bids-filter-file",
-        "--bids_filter_file",
         type=Path,
         metavar="FILE",
         help='JSON of pybids entities per modality, such as {"t1w": {"acquisition": "mprage"}}',
@@ -110,21 +112,21 @@ def _data(root: Parser) -> None:
 
 def _resources(root: Parser) -> None:
     group = root.add_argument_group("resources")
-    group.add_argument("--nprocs", "--n-cpus", "--n_cpus", type=_positive, metavar="N",
+    group.add_argument("--nprocs", "--n-cpus", type=_positive, metavar="N",
                        help="processes side by side (default: the CPUs granted)")  # fmt: skip
-    group.add_argument("--omp-nthreads", "--omp_nthreads", type=_positive, default=1, metavar="N",
+    group.add_argument("--omp-nthreads", type=_positive, default=1, metavar="N",
                        help="threads of each process (default: 1)")  # fmt: skip
     group.add_argument("--mem", type=float, metavar="GB",
                        help="memory for all (default: 90 %% of what is granted)")  # fmt: skip
     group.add_argument("--device", default="auto", metavar="DEV",
                        help="auto, cpu, cuda, cuda:N or mps (default: auto)")  # fmt: skip
-    group.add_argument("--use-plugin", "--use_plugin", type=Path, metavar="FILE",
+    group.add_argument("--use-plugin", type=Path, metavar="FILE",
                        help='JSON: {"plugin": "SLURM", "plugin_args": {...}}')  # fmt: skip
 
 
 def _running(root: Parser) -> None:
     group = root.add_argument_group("running")
-    group.add_argument("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR",
+    group.add_argument("-w", "--work-dir", type=Path, metavar="DIR",
                        help="intermediate files (default: output_dir/.work)")  # fmt: skip
     group.add_argument("--clean-workdir", action="store_true", help="empty it before the run")
     group.add_argument("--stop-on-first-crash", action="store_true")
@@ -134,7 +136,7 @@ def _running(root: Parser) -> None:
         "--boilerplate-only", action="store_true", help="only write the methods text"
     )
     group.add_argument("--write-graph", action="store_true", help="draw the workflow into logs/")
-    group.add_argument("--random-seed", type=int, default=0, metavar="N", help="default: 0")
+    group.add_argument("--random-seed", type=_natural, default=0, metavar="N", help="default: 0")
     group.add_argument("--sloppy", action="store_true",
                        help="register at 3 mm, few permutations: for testing only")  # fmt: skip
     group.add_argument("--notrack", action="store_true", help="accepted; there is no telemetry")
@@ -158,6 +160,20 @@ class ListRecipes(argparse.Action):
         parser.exit()
 
 
+def _dashed(argument: str) -> str:
+    """The dash spelling of a flag; values are left alone."""
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def _natural(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
@@ -166,7 +182,8 @@ def _positive(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, and turn what went wrong into a sentence and an exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments = list(given)
     options = parser().parse_args(arguments)
     options.work_dir = options.work_dir or options.output_dir / ".work"
     from models.errors import InputError
@@ -181,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         what = (
-            f"{error.filename}: may not be written; give a folder of your own"
+            f"{error.filename}: permission denied; see to its permissions or give another folder"
             if isinstance(error, PermissionError)
             else error
         )
@@ -227,7 +244,7 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
         work_dir=options.work_dir.absolute(),
         participants=tuple(name.removeprefix("sub-") for name in options.participant_label),
         sessions=tuple(name.removeprefix("ses-") for name in options.session_label),
-        filters=filters.get("t1w", filters.get("T1w", {})),
+        filters=_t1w_filters(filters, options.bids_filter_file),
         dataset_links=_pairs(options.dataset_links),
         model=options.model,
         device=machine.pick_device(options.device),
@@ -313,6 +330,16 @@ def _json(path: Path, flag: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{flag} {path}: must hold a JSON object")
     return content
+
+
+def _t1w_filters(filters: dict[str, Any], path: Path | None) -> dict[str, Any]:
+    """The part of a filter file that is about T1w; null asks for none, "*" for any value."""
+    from models.errors import InputError
+
+    chosen = filters.get("t1w", filters.get("T1w", {} if path is None else None))
+    if not isinstance(chosen, dict):
+        raise InputError(f'--bids-filter-file {path}: holds no object under "t1w"; add it')
+    return chosen
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The cohort of a group run: participants.tsv held against what is on disk, in plain language."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -9,7 +10,15 @@ import pandas as pd
 
 from bidsapp.settings import Cohort as CohortOptions
 from models.errors import InputError
-from pipelines.derivatives import read_table
+from pipelines.derivatives import label, read_table
+
+# Columns of the tables that covariates are joined to.
+RESERVED = frozenset(
+    (
+        *("session_id", "image", "positive", "train", "test", "row"),
+        *("label", "probability", "score", "predicted", "outcome", "n_models", "fold", "folds"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,9 @@ def build_cohort(
         warnings += [f"{person} is left out: {reason}" for person, reason in excluded.items()]
     rows = _rows(images, people, classes, options, on_disk & set(people))
     _check_both_classes(path, rows, classes, options)
+    taken = sorted(RESERVED & set(options.covariates))
+    if taken:
+        raise InputError(f"{path}: a covariate may not be called '{taken[0]}'; rename the column")
     rows = rows.merge(table[["participant_id", *options.covariates]], on="participant_id")
     for name in options.covariates:
         warnings += _unusable(path, rows, name)
@@ -177,8 +189,11 @@ def _classes(path: Path, table: pd.DataFrame, options: CohortOptions) -> tuple[s
             raise InputError(
                 f"{flag} '{value}': column '{options.target}' of {path} holds {listed or 'nothing'}"
             )
-    if options.positive == options.negative:
-        raise InputError(f"--positive and --negative are both '{options.positive}'")
+    if label(options.positive) == label(options.negative):
+        raise InputError(
+            f"--positive '{options.positive}' and --negative '{options.negative}' are one in file "
+            f"names, where only letters and digits may stand: rename one in {path}"
+        )
     return options.negative, options.positive
 
 
@@ -198,7 +213,7 @@ def _rows(
     on_disk: set[str],
 ) -> pd.DataFrame:
     by_person: dict[str, list[str]] = {}
-    for participant, session in sorted(images):
+    for participant, session in sorted(images, key=lambda key: (key[0], _in_order(key[1]))):
         by_person.setdefault(f"sub-{participant}", []).append(session)
     rows = [
         {
@@ -215,6 +230,14 @@ def _rows(
     ]
     columns = ["participant_id", "session_id", "image", "positive", "train", "test"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _in_order(session: str) -> list[tuple[int, int, str]]:
+    """Sort key of a session label in which 2 comes before 10."""
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        for part in re.findall(r"\d+|\D+", session)
+    ]
 
 
 def _chosen(sessions: Sequence[str], which: str) -> Sequence[str]:

@@ -478,6 +478,9 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", type=Path, metavar="DIR", help="demo dataset, for its truth")
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder of the group level")
     parser.add_argument("--model", metavar="LABEL", help="which model, where OUT holds several")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 64 when a requirement is not met"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
 
 
@@ -501,6 +504,8 @@ def _run_score(args: argparse.Namespace) -> None:
         write_json(args.json, finite(scores))
     sys.stdout.write(score_table(scores))
     explain_failures(scores)
+    if args.strict and not all(scores["requirements"].values()):
+        raise InputError("--strict: not all requirements are met")
 
 
 COMMANDS = {"make": _run_make, "score": _run_score}

@@ -50,7 +50,11 @@ class Diary:
 
     def write(self, path: Path, about: str = "") -> None:
         """Write the log that the pages read; ``about`` keeps one participant's part."""
-        mine = [w for w in self.warnings if not about or w.startswith(f"{about}:")]
+        mine = [
+            sentence
+            for sentence in self.warnings
+            if not about or not sentence.startswith("sub-") or sentence.startswith(f"{about}:")
+        ]
         failures = [f for f in self.failures if not about or f.participant == about]
         write_json(
             path,

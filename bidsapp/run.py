@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from time import time
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -16,12 +17,13 @@ from bidsapp.diary import Diary, tell
 from bidsapp.settings import Settings
 from models.errors import InputError
 from models.grids import full_grid
-from models.training.splits import split_people
-from pipelines.atlases import atlas
+from models.training.splits import Split, split_people
+from pipelines.atlases import SHIPPED, atlas
 from pipelines.derivatives import (
     SPACE,
     label,
     relative_path,
+    remove_older,
     write_dataset,
     write_table,
     write_text,
@@ -44,6 +46,11 @@ from pipelines.stored_models import StoredModel, choose_model, new_network
 DONE, FAILED = 0, 1
 
 
+def nodes_dir(settings: Settings) -> Path:
+    """Where nodes keep their results: another version of the app computes its own."""
+    return settings.work_dir / f"v{__version__}"
+
+
 def run(settings: Settings) -> int:
     """Do what was asked, level by level.
 
@@ -60,6 +67,9 @@ def run(settings: Settings) -> int:
     _check_recipe(settings)
     failed = False
     for number, level in enumerate(settings.levels):
+        if settings.dry_run and number > 0:
+            tell(f"then the {level} level")
+            break
         step: Callable[[Settings], bool] = {"participant": participant, "group": group}[level]
         try:
             failed |= step(settings)
@@ -86,7 +96,10 @@ def _check_recipe(settings: Settings) -> None:
 def _clean(settings: Settings, level: str) -> None:
     """Empty the work dir: after all checks, before the first level begins to work."""
     if settings.clean_workdir and settings.levels[0] == level and settings.work_dir.exists():
-        shutil.rmtree(settings.work_dir)
+        for entry in settings.work_dir.iterdir():
+            if entry.name == "locks":  # this run holds one, others may wait for it
+                continue
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 # --- participant level ---------------------------------------------------------------------------
@@ -175,14 +188,14 @@ def _preprocess(
     workflow = init_participant_wf(
         scans=todo,
         output_dir=settings.output_dir,
-        work_dir=settings.work_dir,
+        work_dir=nodes_dir(settings),
         options=options,
         device=settings.device,
     )
     if settings.force:
         for scan in todo:
             shutil.rmtree(
-                settings.work_dir / "participant" / f"sub_{scan.participant}", ignore_errors=True
+                nodes_dir(settings) / "participant" / f"sub_{scan.participant}", ignore_errors=True
             )
     diary.fail(execute(workflow, settings, "preprocess"))
 
@@ -205,11 +218,13 @@ def _explain(
                 f"sub-{person}: every fold of model {model.name} was trained with this person; "
                 "not explained"
             )
+    if settings.force:
+        shutil.rmtree(nodes_dir(settings) / f"explain_{model.name}", ignore_errors=True)
     workflow = init_explain_wf(
         scans=ready,
         model=model,
         output_dir=settings.output_dir,
-        work_dir=settings.work_dir,
+        work_dir=nodes_dir(settings),
         versions=diary.versions,
         device=settings.device,
     )
@@ -258,7 +273,12 @@ def group(settings: Settings) -> bool:
     diary = Diary(settings)
     name = label(settings.recipe.name)
     if settings.reports_only:
-        _group_pages(settings.output_dir, name)
+        model = choose_model(settings.output_dir, settings.model)
+        if model is None:
+            raise InputError(
+                f"{settings.output_dir}: holds no model to report on; run the group level"
+            )
+        _group_pages(settings.output_dir, model.name)
         return False
     if settings.boilerplate_only:
         return _write_methods(settings, diary)
@@ -270,37 +290,49 @@ def group(settings: Settings) -> bool:
     _say_group(settings, cohort, len(splits))
     if settings.dry_run:
         return False
-    _clean(settings, "group")
+    with _lock(settings.work_dir, f"group-{name}"):
+        _clean(settings, "group")
+        _run_group(settings, name, cohort, splits, diary)
+    return bool(diary.failures)
+
+
+def _run_group(
+    settings: Settings, name: str, cohort: CohortTable, splits: Sequence[Split], diary: Diary
+) -> None:
+    """Build, run and report the group level of one model; its lock is held."""
     table = settings.work_dir / f"cohort_{name}.tsv"
     write_table(table, cohort.rows)
     study = _study(settings, name)
     card = study.card(settings.recipe.as_dict(), diary.versions, len(splits))
-    card["StoredResolution"] = full_grid(settings.recipe.preprocessing.resolution_mm).name
+    resolution = full_grid(settings.recipe.preprocessing.resolution_mm).name
+    card["StoredResolution"] = resolution
+    if settings.force:
+        shutil.rmtree(nodes_dir(settings) / f"group_{name}", ignore_errors=True)
     workflow = init_group_wf(
         study=study,
         cohort=table,
         splits=splits,
         card=card,
         output_dir=settings.output_dir,
-        work_dir=settings.work_dir,
+        work_dir=nodes_dir(settings),
         device=settings.device,
         force=settings.force,
     )
-    with _lock(settings.work_dir, f"group-{name}"):
-        if settings.force:
-            shutil.rmtree(settings.work_dir / f"group_{name}", ignore_errors=True)
-        diary.fail(execute(workflow, settings, "group"))
-        options = settings.recipe.preprocessing
-        write_group_quality(
-            settings.output_dir,
-            settings.work_dir,
-            options.registration,
-            full_grid(options.resolution_mm).name,
-        )
-        diary.write(settings.output_dir / "logs/group.json")
-        _write_methods(settings, diary)
-        _group_pages(settings.output_dir, name)
-    return bool(diary.failures)
+    began = time()
+    diary.fail(execute(workflow, settings, "group"))
+    if not diary.failures:
+        removed = remove_older(settings.output_dir, name, began)
+        if removed:
+            tell(f"{removed} files that earlier runs of model {name} left were removed")
+    write_group_quality(
+        settings.output_dir,
+        settings.work_dir,
+        settings.recipe.preprocessing.registration,
+        resolution,
+    )
+    diary.write(settings.output_dir / "logs/group.json")
+    _write_methods(settings, diary)
+    _group_pages(settings.output_dir, name)
 
 
 def _cohort(settings: Settings) -> CohortTable:
@@ -331,7 +363,8 @@ def _registered(settings: Settings) -> dict[tuple[str, str], Path]:
     found = {}
     for path in sorted(settings.output_dir.glob(f"sub-*/**/anat/{pattern}")):
         parts = dict(part.split("-", 1) for part in path.name.split("_") if "-" in part)
-        found[parts["sub"], parts.get("ses", "")] = path
+        if not settings.sessions or parts.get("ses", "") in settings.sessions:
+            found[parts["sub"], parts.get("ses", "")] = path
     return found
 
 
@@ -358,11 +391,16 @@ def _study(settings: Settings, name: str) -> Study:
         network=recipe.network,
         protocol=asdict(recipe.training.protocol),
         attributions=recipe.attribution,
-        atlas=recipe.regions.atlas,
+        atlas=_atlas_name(recipe.regions.atlas),
         covariates=recipe.cohort.covariates,
         statistics=recipe.statistics,
         seed=settings.seed,
     )
+
+
+def _atlas_name(wanted: str) -> str:
+    """A shipped atlas by its name, a file by its whole path: nodes run in folders of their own."""
+    return wanted if wanted in SHIPPED else str(Path(wanted).absolute())
 
 
 def _say_group(settings: Settings, cohort: CohortTable, folds: int) -> None:

@@ -16,6 +16,7 @@ from models.errors import InputError
 from models.grids import Grid
 
 SPACE = "MNI152NLin2009cAsym"
+CLOCK_SLACK_S = 5.0  # a file server's clock may run behind
 
 ENTITY_ORDER = (
     *("sub", "ses", "acq", "ce", "trc", "rec", "dir", "run", "mod", "from", "to", "mode"),
@@ -88,7 +89,7 @@ def participant_folder(entities: Mapping[str, str]) -> str:
 def derivative_uri(path: str | Path) -> str:
     """BIDS URI of a file of this dataset, from its participant's folder on."""
     parts = Path(path).parts
-    first = next(i for i, part in enumerate(parts) if part.startswith("sub-"))
+    first = max(i for i, part in enumerate(parts[:-1]) if part.startswith("sub-"))
     return "bids::" + "/".join(parts[first:])
 
 
@@ -164,6 +165,33 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def remove_older(output_dir: Path, model: str, before: float) -> int:
+    """Remove a model's results of earlier runs, such as those of people now left out.
+
+    Parameters
+    ----------
+    model : str
+        Label of the model.
+    before : float
+        Seconds since the epoch: every current file was written after.
+
+    Returns
+    -------
+    int
+        Number of files removed.
+    """
+    places = ("group/*", "group/figures/*", "sub-*/**/*", f"models/model-{model}/*")
+    older = [
+        path
+        for folder in places
+        for path in output_dir.glob(folder)
+        if f"model-{model}_" in path.name and path.stat().st_mtime < before - CLOCK_SLACK_S
+    ]
+    for path in older:
+        path.unlink(missing_ok=True)
+    return len(older)
+
+
 # --- the dataset ---------------------------------------------------------------------------------
 
 
@@ -174,7 +202,7 @@ def write_dataset(
 
     Several processes may do so at once: every file is replaced whole.
     """
-    links = dict(links or {"raw": _link(output_dir, bids_dir)})
+    links = {"raw": _link(output_dir, bids_dir)} | dict(links or {})
     write_json(
         output_dir / "dataset_description.json",
         {

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
-from pipelines.derivatives import label, relative_path
+from pipelines.atlases import atlas
+from pipelines.derivatives import fingerprint, label, relative_path
 from pipelines.heatmaps import HeatmapNames
 from pipelines.inputs import Scan
 from pipelines.interfaces.attribution import ExplainPerson
 from pipelines.interfaces.sink import SaveProducts
-from pipelines.stored_models import StoredModel
+from pipelines.stored_models import StoredModel, made_by
 
 
 def init_explain_wf(
@@ -30,6 +31,7 @@ def init_explain_wf(
         The raw scan, for its labels, and its registered brain.
     """
     parent = pe.Workflow(f"explain_{model.name}", base_dir=str(work_dir))
+    making = fingerprint(model.card, [made_by(model.weights(fold)) for fold in model.folds])
     for scan, registered in scans:
         folds, known = model.unseen_folds(scan.participant)
         if not folds:
@@ -40,6 +42,7 @@ def init_explain_wf(
                 participant=scan.participant,
                 session=scan.session,
                 model=str(model.folder),
+                making=making,
                 folds=folds,
                 known=known,
                 control_sums=group_tables(model, output_dir),
@@ -72,7 +75,7 @@ def group_tables(model: StoredModel, output_dir: Path) -> dict[str, str]:
     tables = {}
     for attribution in model.card["Attributions"]:
         method = attribution["name"]
-        entities = names.entities(method, atlas=label(model.card["Atlas"]))
+        entities = names.entities(method, atlas=label(atlas(model.card["Atlas"]).name))
         path = output_dir / relative_path("heatmap", ".tsv", entities)
         if path.exists():
             tables[method] = str(path)

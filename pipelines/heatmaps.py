@@ -88,6 +88,7 @@ class Regions:
             "AtlasSpace": self.atlas.space,
             "AtlasLicense": self.atlas.licence,
             "AtlasNote": self.atlas.note,
+            "Warnings": list(self.atlas.warnings),
         }
 
 

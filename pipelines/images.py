@@ -148,5 +148,8 @@ def network_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
         See :func:`models.volumes.scale_intensity`.
     """
     image = read_nifti(path)
-    data = to_grid(np.asarray(image.dataobj, np.float32), image.affine, grid)
-    return scale_intensity(data, intensity)[None]
+    stored = np.asarray(image.dataobj, np.float32)
+    data = to_grid(stored, image.affine, grid)
+    # Smoothing before a coarser grid spreads the brain over its border: keep to the brain.
+    inside = to_grid((stored != 0).astype(np.float32), image.affine, grid) >= 0.5
+    return scale_intensity(np.where(inside, data, 0), intensity)[None]

@@ -167,8 +167,15 @@ def find_scans(
 
 
 def _asked(layout: Any, query: Mapping[str, Any]) -> list[Any]:
+    from bids.layout import Query
+
+    special = {None: Query.NONE, "*": Query.ANY}
+    known = {
+        key: special.get(value, value) if value is None or isinstance(value, str) else value
+        for key, value in query.items()
+    }
     try:
-        return layout.get(**query)
+        return layout.get(**known)
     except ValueError as error:  # an entity that does not exist
         reason = str(error).split(" If you're sure")[0]
         raise InputError(f"--bids-filter-file: {reason}") from error
@@ -190,4 +197,4 @@ def _layout(bids_dir: Path, participants: Iterable[str]) -> Any:
             re.compile(r"^/?(derivatives|sourcedata|code|stimuli|models)(/|$)"),
         ],
     )
-    return BIDSLayout(str(bids_dir), indexer=indexer)
+    return BIDSLayout(str(bids_dir), validate=False, indexer=indexer)

@@ -85,5 +85,17 @@ def _delong(labels: np.ndarray, scores: np.ndarray, z: float) -> tuple[float, fl
         return float(area), np.nan, np.nan
     v_positive = (ranks[:m] - rankdata(positive)) / n
     v_negative = 1 - (ranks[m:] - rankdata(negative)) / m
-    error = z * np.sqrt(v_positive.var(ddof=1) / m + v_negative.var(ddof=1) / n)
+    variance = v_positive.var(ddof=1) / m + v_negative.var(ddof=1) / n
+    if variance < 1e-12:
+        variance = _hanley_mcneil((area * m * n + 0.5) / (m * n + 1), m, n)
+    error = z * np.sqrt(variance)
     return float(area), float(max(0.0, area - error)), float(min(1.0, area + error))
+
+
+def _hanley_mcneil(area: float, m: int, n: int) -> float:
+    """Variance of an area (Hanley & McNeil 1982): for perfect separation, where DeLong has none.
+
+    The caller pulls the area in by half a pair, so that certainty is not claimed.
+    """
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    return (area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (m * n)

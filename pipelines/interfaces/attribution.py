@@ -297,6 +297,7 @@ class ExplainPersonInputSpec(BaseInterfaceInputSpec):
     participant = traits.Str(mandatory=True)
     session = traits.Str("", usedefault=True)
     model = traits.Str(mandatory=True, desc="folder of the stored model")
+    making = traits.Str(mandatory=True, desc="fingerprint of its card and weights")
     folds = traits.List(traits.Int, mandatory=True, desc="folds that never saw the person")
     known = traits.Bool(False, usedefault=True, desc="whether the person was in the cohort")
     control_sums = traits.Dict({}, usedefault=True, desc="method -> table of the group")

@@ -86,7 +86,7 @@ class BrainMask(SimpleInterface):
         self._results["out_mask"] = str(out_mask)
         self._results["meta"] = {
             "BrainMaskMethod": method,
-            "InputSkullStripped": outline is not None,
+            "SkullStripped": outline is not None,
             "Warnings": notes,
         }
         return runtime

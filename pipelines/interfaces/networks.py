@@ -23,6 +23,9 @@ from pipelines.heatmaps import Products, person_prediction
 log = logging.getLogger("brainwhy.training")
 
 
+REVISION = 1  # raised when the same images and settings would give other weights
+
+
 def read_cohort(path: str | Path) -> pd.DataFrame:
     """Cohort table of a group run: one row per image.
 
@@ -51,6 +54,12 @@ def rows_of(cohort: pd.DataFrame, people: list[str], use: str) -> list[int]:
     """Rows of the images of ``people`` that may be used for "train" or "test"."""
     chosen = cohort["participant_id"].str.removeprefix("sub-").isin(people) & cohort[use]
     return np.flatnonzero(chosen).tolist()
+
+
+def _uses(cohort: pd.DataFrame) -> list[list[str]]:
+    """Who is of which class and used for what: part of what makes a fold."""
+    columns = ["participant_id", "session_id", "positive", "train", "test"]
+    return cohort[columns].astype(str).to_numpy().tolist()
 
 
 class PackVolumesInputSpec(BaseInterfaceInputSpec):
@@ -112,6 +121,7 @@ class TrainFold(SimpleInterface):
 
     input_spec = TrainFoldInputSpec
     output_spec = TrainFoldOutputSpec
+    can_resume = True  # nipype would empty the folder, and with it the checkpoint
 
     def _run_interface(self, runtime: Any) -> Any:
         from models.training.splits import Split
@@ -126,7 +136,9 @@ class TrainFold(SimpleInterface):
         }
         files = {name: cwd / Path(path).name for name, path in paths.items()}
         this = fingerprint(
+            REVISION,
             self.inputs.content_hash,
+            _uses(read_cohort(self.inputs.cohort)),
             self.inputs.split,
             self.inputs.network,
             self.inputs.protocol,

@@ -12,7 +12,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from pipelines.derivatives import place, sidecar_path, write_json
+from pipelines.derivatives import has_sidecar, place, sidecar_path, write_json
 
 
 class SaveInputSpec(DynamicTraitedSpec, BaseInterfaceInputSpec):
@@ -20,6 +20,7 @@ class SaveInputSpec(DynamicTraitedSpec, BaseInterfaceInputSpec):
     paths = traits.Dict(mandatory=True, desc="input name -> path below output_dir")
     sidecars = traits.Dict(desc="input name -> static part of its sidecar")
     common = traits.Dict(desc="fields of every sidecar")
+    narrow = traits.Dict({}, usedefault=True, desc="*_meta input -> the only names it is about")
 
 
 class SaveOutputSpec(TraitedSpec):
@@ -44,14 +45,16 @@ class SaveDerivatives(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         values = {name: value for name, value in self.inputs.get().items() if isdefined(value)}
-        measured = _merge([value for name, value in values.items() if name.endswith("_meta")])
+        metas = {name: value for name, value in values.items() if name.endswith("_meta")}
+        narrow = self.inputs.narrow
         saved = {}
         for name, relative in self.inputs.paths.items():
             target = Path(self.inputs.output_dir) / relative
             static = values.get("sidecars", {}).get(name, {})
-            if not relative.endswith((".png", ".h5")):
-                write_json(sidecar_path(target), {**values.get("common", {}), **measured, **static})
+            measured = _merge([m for what, m in metas.items() if name in narrow.get(what, [name])])
             place(values[name], target)
+            if has_sidecar(relative):
+                write_json(sidecar_path(target), {**values.get("common", {}), **measured, **static})
             saved[name] = str(target)
         self._results["saved"] = saved
         return runtime
@@ -82,6 +85,7 @@ class SaveProducts(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         saved = []
+        self._retire_card()
         for products in self.inputs.products:
             for relative, product in products.items():
                 target = Path(self.inputs.output_dir) / relative
@@ -91,3 +95,10 @@ class SaveProducts(SimpleInterface):
                 saved.append(str(target))
         self._results["saved"] = saved
         return runtime
+
+    def _retire_card(self) -> None:
+        """Unlink an old model card first: without one, half a model is not taken for a whole."""
+        for products in self.inputs.products:
+            for relative in products:
+                if relative.endswith("_modelcard.json"):
+                    (Path(self.inputs.output_dir) / relative).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from models.grids import full_grid
 from pipelines.derivatives import (
     SPACE,
     file_hash,
+    filename,
     fingerprint,
     grid_sidecar,
     has_sidecar,
@@ -57,8 +58,8 @@ def t1w_paths(scan: Scan, options: T1wOptions) -> dict[str, str]:
     warp = {**ids, "mode": "image", "res": res, "desc": how}
     figures = f"sub-{scan.participant}/figures/"
 
-    def figure(desc: str) -> str:
-        return figures + relative_path("T1w", ".png", {**ids, "desc": desc}).rsplit("/", 1)[-1]
+    def figure(desc: str, **more: str) -> str:
+        return figures + filename("T1w", ".png", {**ids, **more, "desc": desc})
 
     return {
         "image": relative_path("T1w", ".nii.gz", {**ids, "desc": "preproc"}),
@@ -72,7 +73,7 @@ def t1w_paths(scan: Scan, options: T1wOptions) -> dict[str, str]:
             "mask", ".nii.gz", {**mni, "desc": f"brain{how.capitalize()}"}
         ),
         "mask_figure": figure("mask"),
-        "registration_figure": figure(f"registration{how.capitalize()}"),
+        "registration_figure": figure(f"registration{how.capitalize()}", res=res),
         "quality": relative_path("qc", ".tsv", {**ids, "res": res, "desc": how}),
     }
 
@@ -135,6 +136,7 @@ def init_t1w_wf(
             paths=paths,
             sidecars=_sidecars(options, t1w_fingerprint(scan, options)),
             common={"Sources": [_source(scan)]},
+            narrow={"register_meta": ["registered", "registered_mask", "quality"]},
         ),
         name="save",
         overwrite=True,  # the work dir may remember results that the output folder has lost
@@ -195,7 +197,6 @@ def _sidecars(options: T1wOptions, made_by: str) -> dict[str, dict[str, Any]]:
     return {
         "image": {
             "Description": "RAS+ axes, N4 bias field correction; the skull as in the input",
-            "SkullStripped": False,
         },
         "mask": mask,
         "registered": {

@@ -133,7 +133,32 @@ def test_one_class_only_on_disk(tmp_path):
 
 def test_a_class_against_itself(tmp_path):
     said = complaint(table(tmp_path), Cohort(target="diagnosis", positive="AD", negative="AD"))
-    assert "both 'AD'" in said
+    assert "'AD'" in said
+    assert "are one in file names" in said
+
+
+def test_classes_that_one_file_name_cannot_tell_apart(tmp_path):
+    rows = {"sub-01": ("1+", 70), "sub-02": ("1-", 71)}
+    said = complaint(
+        table(tmp_path, rows), Cohort(target="diagnosis", positive="1+", negative="1-")
+    )
+    assert "are one in file names" in said
+
+
+def test_the_tenth_session_comes_after_the_second(tmp_path):
+    images = {("01", s): tmp_path / s for s in ("10", "1", "2")} | {("02", ""): tmp_path / "x"}
+    options = Cohort(target="diagnosis", positive="AD", negative="CN", test_sessions="last")
+    rows = {"sub-01": ("AD", 70), "sub-02": ("CN", 71)}
+    cohort = build_cohort(table(tmp_path, rows), images, options).rows
+    assert cohort.loc[cohort["test"], "session_id"].tolist() == ["ses-10", ""]
+
+
+def test_a_covariate_may_not_take_the_name_of_a_column_of_ours(tmp_path):
+    folder = table(tmp_path)
+    path = folder / "participants.tsv"
+    path.write_text(path.read_text().replace("age", "score"))
+    options = Cohort(target="diagnosis", positive="AD", negative="CN", covariates=("score",))
+    assert "may not be called 'score'" in complaint(folder, options)
 
 
 def test_numbers_are_classes_too(tmp_path):

@@ -280,7 +280,7 @@ def test_a_persons_log_holds_that_person_only(settings, tmp_path, capsys):
     diary.write(tmp_path / "1.json", "sub-1")
     diary.write(tmp_path / "all.json")
     log = json.loads((tmp_path / "1.json").read_text())
-    assert log["Warnings"] == ["sub-1: a"]
+    assert log["Warnings"] == ["sub-1: a", "about everybody"]
     assert [failure["Message"] for failure in log["Failures"]] == ["cut short"]
     everything = json.loads((tmp_path / "all.json").read_text())
     assert len(everything["Warnings"]) == 3

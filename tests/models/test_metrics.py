@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, norm
 from sklearn import metrics as sk
@@ -99,7 +99,16 @@ def literal_delong(labels, scores, level):
 def test_the_interval_of_the_area_is_delongs(seed, ties, n_pos, n_neg, level):
     labels, probabilities = prediction(seed, n_pos, n_neg, ties)
     found = measured(labels, probabilities, level=level).loc["roc_auc"]
+    assume(found["value"] not in (0, 1))  # there DeLong's variance is 0; see the next test
     assert found.tolist() == pytest.approx(literal_delong(labels, probabilities, level), abs=1e-10)
+
+
+@pytest.mark.parametrize(("n_pos", "n_neg", "low"), [(3, 3, 0.4), (12, 12, 0.9), (100, 100, 0.99)])
+def test_perfect_separation_does_not_claim_certainty(n_pos, n_neg, low):
+    labels = np.repeat([True, False], [n_pos, n_neg])
+    area = measured(labels, labels.astype(float)).loc["roc_auc"]
+    assert area["value"] == area["ci_high"] == 1
+    assert low < area["ci_low"] < 1
 
 
 def test_the_area_is_covered_as_often_as_promised():

@@ -88,7 +88,8 @@ def test_every_described_derivative_has_the_fields_bids_requires(scan, template,
         if has_sidecar(path):
             sidecar = inputs.sidecars[name]
             assert "Description" in sidecar, name
-            assert ("SkullStripped" in sidecar) == path.endswith("_T1w.nii.gz"), name
+            # Of the native image, the brain mask's node says whether it came with its skull.
+            assert ("SkullStripped" in sidecar) == (name == "registered"), name
             assert ("Resolution" in sidecar) == ("_res-" in path), name
             assert (sidecar.get("Type") == "Brain") == path.endswith("_mask.nii.gz"), name
 
