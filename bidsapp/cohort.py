@@ -160,6 +160,11 @@ def _unusable(path: Path, rows: pd.DataFrame, name: str) -> list[str]:
             f"({', '.join(words[:4])}, ...); only numbers or two words can be used"
         )
     usable = rows[name].notna() if numbers.isna().all() else numbers.notna()
+    if rows.loc[usable, name].nunique() < 2:
+        raise InputError(
+            f"--covariates: column '{name}' of {path} is the same for everybody who takes part, so "
+            "nothing can be adjusted for it; leave it out"
+        )
     people = rows[~usable].drop_duplicates("participant_id")
     return [
         f"{person}: {name} is {'missing' if pd.isna(value) else repr(str(value))}; left out of the "

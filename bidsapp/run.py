@@ -38,6 +38,7 @@ from pipelines.inputs import (
     find_scans,
     unreadable,
 )
+from pipelines.interfaces.attribution import check_values
 from pipelines.participant import init_participant_wf
 from pipelines.preprocess.t1w import T1wOptions, is_done, t1w_paths
 from pipelines.quality import write_group_quality
@@ -88,6 +89,8 @@ def _check_recipe(settings: Settings) -> None:
     recipe = settings.recipe
     new_network(recipe.network, recipe.preprocessing.network_grid)
     atlas(recipe.regions.atlas)
+    for attribution in recipe.attribution:
+        check_values(attribution)
     if "participant" in settings.levels:
         check_dataset(settings.bids_dir)
         check_table(settings.bids_dir, recipe.cohort)

@@ -52,6 +52,13 @@ def all_parameters(method: str, given: dict[str, Any]) -> dict[str, Any]:
     return defaults(method) | given
 
 
+def check_values(attribution: dict[str, Any]) -> None:
+    """Raise InputError for a parameter value that does not exist, by explaining a toy network."""
+    import torch
+
+    explain_rows(torch.nn.Sequential(torch.nn.Linear(3, 2)), np.ones((1, 3)), [0], attribution, 1)
+
+
 def explain_rows(
     network: Any, volumes: Any, rows: list[int], attribution: dict[str, Any], target: int
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
