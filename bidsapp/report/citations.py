@@ -84,6 +84,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Computational Biology 2017;13:e1005209.",
         _DOI + "10.1371/journal.pcbi.1005209",
     ),
+    "hanley1982": (
+        "Hanley JA, McNeil BJ. The meaning and use of the area under a receiver operating "
+        "characteristic (ROC) curve. Radiology 1982;143:29–36.",
+        _DOI + "10.1148/radiology.143.1.7063747",
+    ),
     "harris2020": (
         "Harris CR, Millman KJ, van der Walt SJ, et al. Array programming with NumPy. Nature "
         "2020;585:357–362.",

@@ -1,12 +1,12 @@
 """The part of the group page about people: who took part, who did not and why."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from bidsapp.report import wording
+from bidsapp.report import notes, wording
 from bidsapp.report.page import Link, Table, table_of
 from bidsapp.report.shelf import Shelf
 
@@ -28,7 +28,9 @@ def people(
     table = table.assign(participant_id=table["participant_id"].map(full_label))
     target = str(cohort.get("target") or "")
     classes = [str(cohort[key]) for key in ("positive", "negative") if cohort.get(key) is not None]
-    labels = table[target].astype(str) if target in table else pd.Series("", index=table.index)
+    labels = (
+        table[target].map(wording.text) if target in table else pd.Series("", index=table.index)
+    )
     table = table.assign(label=labels)
     if {"participant_id", "label"} <= set(predictions):
         known = predictions.set_index(predictions["participant_id"].map(full_label))["label"]
@@ -40,12 +42,77 @@ def people(
     return table[inside], table[~inside]
 
 
+@dataclass(frozen=True)
+class Trainers:
+    """Those who trained or validated every network they met, and so were never tested.
+
+    There are such people where a part of the cohort was held out; in a k-fold everybody is tested.
+    """
+
+    people: frozenset[str] = frozenset()
+    validated: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.people)
+
+    def __str__(self) -> str:
+        did = "trained and validated" if self.validated else "trained"
+        return f"{wording.count(len(self.people), 'other')} {did} the networks"
+
+    @property
+    def reason(self) -> str:
+        """Why they were not tested."""
+        return "used for training or validation" if self.validated else "used for training"
+
+
+def trainers(shelf: Shelf, model: str | None, predictions: pd.DataFrame) -> Trainers:
+    """Find the people that the folds' tables name and no prediction was made for."""
+    if "participant_id" not in predictions:
+        return Trainers()
+    tested = set(predictions["participant_id"].map(full_label))
+    roles = _roles(shelf, model)
+    roles = roles[~roles["participant_id"].isin(tested)]
+    return Trainers(frozenset(roles["participant_id"]), bool((roles["role"] == "validation").any()))
+
+
+def _roles(shelf: Shelf, model: str | None) -> pd.DataFrame:
+    """Who (participant_id) was used for what (role) by the folds of a model."""
+    folds = notes.model_card(shelf, model).get("Folds")
+    found = [pd.DataFrame(columns=["participant_id", "role"], dtype=object)]
+    for one in shelf.find(f"models/model-{model}/model-{model}_fold-*_split.tsv"):
+        # A run before with more folds may have left theirs.
+        if isinstance(folds, int) and one["fold"].isdecimal() and int(one["fold"]) > folds:
+            continue
+        split = shelf.table(one.path)
+        if {"participant_id", "role"} <= set(split):
+            names = split["participant_id"].map(full_label)
+            found.append(split[["role"]].assign(participant_id=names))
+    return pd.concat(found, ignore_index=True)
+
+
+def who(taken: pd.DataFrame, left_out: pd.DataFrame, classes: list[str], trainers: Trainers) -> str:
+    """Say how many people took part, in what, and how many did not."""
+    if taken.empty:
+        return "Who took part is not known: no predictions and no matching participants.tsv."
+    labels = taken["label"].astype(str) if "label" in taken else pd.Series(dtype=str)
+    groups = wording.listing(f"{int((labels == name).sum())} {name}" for name in classes)
+    others = int((~left_out["participant_id"].isin(trainers.people)).sum())
+    if not trainers:
+        inside = f"{wording.count(len(taken), 'person', 'people')} took part: {groups}"
+        return f"{inside}; {others} of participants.tsv did not." if others else f"{inside}."
+    tested = f"{len(taken)} {'was' if len(taken) == 1 else 'were'} tested: {groups}"
+    others_said = f"; {others} of participants.tsv took no part" if others else ""
+    return f"{tested}; {trainers}{others_said}."
+
+
 def full_label(participant: Any) -> str:
     """Participant with its `sub-`."""
     return f"sub-{str(participant).removeprefix('sub-')}"
 
 
-def cohort_table(taken: pd.DataFrame, classes: list[str], site: str | None) -> Table | None:
+def cohort_table(
+    taken: pd.DataFrame, classes: list[str], site: str | None, trainers: Trainers
+) -> Table | None:
     """Count people per class and describe their age, sex and site."""
     if taken.empty or "label" not in taken:
         return None
@@ -57,26 +124,23 @@ def cohort_table(taken: pd.DataFrame, classes: list[str], site: str | None) -> T
     counted = {"Sex": _column(taken, _SEX), "Site": _column(taken, (site or "", *_SITE))}
     for title, column in counted.items():
         if column:
-            rows += [
-                [
-                    f"{title}: {value}",
-                    *(str(int((group[column].astype(str) == value).sum())) for _, group in groups),
-                ]
-                for value in sorted(taken[column].dropna().astype(str).unique())
-            ]
-            if taken[column].isna().any():
-                rows.append(
-                    [
-                        f"{title}: not recorded",
-                        *(str(int(group[column].isna().sum())) for _, group in groups),
-                    ]
-                )
-    return Table(
-        "People the network was trained and tested on",
-        ["", *classes],
-        rows,
-        [False, *(True for _ in classes)],
-    )
+            rows += _counted(title, taken[column], [group[column] for _, group in groups])
+    caption = "People the network was trained and tested on"
+    if trainers:
+        caption = f"People the network was tested on; {trainers}"
+    return Table(caption, ["", *classes], rows, [False, *(True for _ in classes)])
+
+
+def _counted(title: str, everybody: pd.Series, groups: list[pd.Series]) -> list[list[str]]:
+    """One row per value of a column, those without one last."""
+    values = sorted(set(everybody.map(wording.text)), key=lambda value: (not value, value))
+    return [
+        [
+            f"{title}: {value or wording.MISSING}",
+            *(str(int((group.map(wording.text) == value).sum())) for group in groups),
+        ]
+        for value in values
+    ]
 
 
 def _column(table: pd.DataFrame, names: tuple[str, ...]) -> str | None:
@@ -94,7 +158,10 @@ def _mean_sd(values: pd.Series) -> str:
 
 
 def excluded(
-    left_out: pd.DataFrame, sources: Mapping[str, Mapping[str, Any]], cohort: Mapping[str, Any]
+    left_out: pd.DataFrame,
+    sources: Mapping[str, Mapping[str, Any]],
+    cohort: Mapping[str, Any],
+    trainers: Trainers,
 ) -> Table | None:
     """People who took no part in something, and why.
 
@@ -106,6 +173,8 @@ def excluded(
         From what ("the classifier", "the statistics") to its record's `Excluded`.
     cohort
         The recipe's table: a label that is neither class is a reason.
+    trainers
+        Those who were not tested because networks were trained or validated with them.
     """
     rows = [
         [full_label(person), what, wording.words(reason)]
@@ -113,19 +182,21 @@ def excluded(
         for person, reason in record.items()
     ]
     told = {row[0] for row in rows if row[1] == "the classifier"}
-    for row in left_out.to_dict("records"):
+    rows += [[one, "testing", trainers.reason] for one in trainers.people]
+    for row in left_out[~left_out["participant_id"].isin(trainers.people)].to_dict("records"):
         if row["participant_id"] not in told:
             rows.append([row["participant_id"], "the classifier", _reason(row, cohort)])
     if not rows:
         return None
     unique = sorted({tuple(row) for row in rows})
-    return Table("People left out", ["Participant", "Left out of", "Why"], unique, [False] * 3)
+    caption = "People left out, or not tested" if trainers else "People left out"
+    return Table(caption, ["Participant", "Left out of", "Why"], unique, [False] * 3)
 
 
 def _reason(row: Mapping[str, Any], cohort: Mapping[str, Any]) -> str:
     classes = [str(cohort[key]) for key in ("positive", "negative") if cohort.get(key) is not None]
-    label = str(row.get("label") or "")
-    if classes and label in ("", "nan", "None"):
+    label = wording.text(row.get("label"))
+    if classes and not label:
         return f"no label in the column {cohort.get('target')}"
     if classes and label not in classes:
         return f"{cohort.get('target')} is {label}, neither {' nor '.join(classes)}"

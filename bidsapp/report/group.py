@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bidsapp.report import cohort, heatmaps, notes, performance, statistics, wording
+from bidsapp.report.current import Current
 from bidsapp.report.methods import methods_text
 from bidsapp.report.page import HEATMAPS, Statement, Table, write
 from bidsapp.report.shelf import Item, Picture, Shelf
@@ -56,11 +57,13 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
     predictions = _table(shelf, chosen, "predictions")
     found = performance.stored(shelf, chosen) if chosen else {}
     level = _level(shelf, chosen)
-    figures = [one for one in shelf.find("group/figures/*.png") if one["model"] in ("", chosen)]
+    current = Current.of(shelf, chosen)
+    figures = [one for one in shelf.find("group/figures/*.png") if current.has(one)]
     taken, left_out = cohort.people(shelf, predictions, setting)
+    trainers = cohort.trainers(shelf, chosen, predictions)
     classes = _classes(taken, setting)
-    tests = statistics.tests(shelf, figures, chosen)
-    maps = _mean_maps(shelf, figures, chosen, classes)
+    tests = statistics.tests(shelf, figures, current)
+    maps = _mean_maps(shelf, figures, current, classes) if chosen else []
     qc = shelf.table(shelf.root / "group" / "qc.tsv")
     versions = notes.versions(shelf, log)
     stages = [
@@ -81,9 +84,14 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         model=chosen,
         other_models=[one for one in models if one != chosen],
         alarm=performance.alarm(found) if chosen else None,
-        statements=_statements(taken, left_out, classes, found, level, maps, tests, chosen),
-        cohort=cohort.cohort_table(taken, classes, setting.get("site_column")),
-        excluded=cohort.excluded(left_out, _exclusions(shelf, log, chosen, tests), setting),
+        statements=[
+            Statement(cohort.who(taken, left_out, classes, trainers)),
+            *_statements(found, level, maps, tests, chosen),
+        ],
+        cohort=cohort.cohort_table(taken, classes, setting.get("site_column"), trainers),
+        excluded=cohort.excluded(
+            left_out, _exclusions(shelf, log, chosen, tests), setting, trainers
+        ),
         qc=cohort.qc_table(shelf, qc),
         flagged=cohort.flagged_table(shelf, qc),
         metrics=performance.metrics_table(found, level),
@@ -92,7 +100,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         heatmaps=maps,
         tests=tests,
         others=_others(shelf, figures),
-        notes=_notes(shelf, log, chosen),
+        notes=_notes(shelf, log, current),
         troubles=shelf.troubles,
         logged=bool(log),
         methods=methods_text(recipe, versions, stages=stages) if recipe else None,
@@ -140,19 +148,17 @@ def _run(log: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _notes(shelf: Shelf, log: Mapping[str, Any], model: str | None) -> notes.Notes:
+def _notes(shelf: Shelf, log: Mapping[str, Any], current: Current) -> notes.Notes:
     """Everything reported for the group, and by the participants' own runs."""
     logs = {"logs/group.json": log} | {
         shelf.name(one.path): shelf.json(one.path) for one in shelf.find("logs/participant-*.json")
     }
-    found = notes.gather(
-        shelf, logs, "group/*.json", keep=lambda one: one["model"] in ("", model or "")
-    )
+    found = notes.gather(shelf, logs, "group/*.json", keep=current.has)
     for one in shelf.find("sub-*/**/*.json"):
-        if one["model"] in ("", model or ""):
+        if not one["model"] or current.has(one):
             found.add(shelf.name(one.path), {"Warnings": shelf.json(one.path).get("Warnings")})
-    if model:
-        found.add(f"models/model-{model}", notes.model_card(shelf, model))
+    if current.model:
+        found.add(f"models/model-{current.model}", notes.model_card(shelf, current.model))
     return found
 
 
@@ -234,10 +240,10 @@ def _others(shelf: Shelf, figures: list[Item]) -> list[Picture]:
 
 
 def _mean_maps(
-    shelf: Shelf, figures: list[Item], model: str | None, classes: list[str]
+    shelf: Shelf, figures: list[Item], current: Current, classes: list[str]
 ) -> list[MeanMap]:
-    images = [one for one in shelf.find("group/*_heatmap.nii.gz") if one["model"] == model]
-    tables = [one for one in shelf.find("group/*_heatmap.tsv") if one["model"] == model]
+    images = [one for one in shelf.find("group/*_heatmap.nii.gz") if current.has(one)]
+    tables = [one for one in shelf.find("group/*_heatmap.tsv") if current.has(one)]
     pictures = [one for one in figures if one["method"] and not one["contrast"]]
     firsts: dict[tuple[str, ...], Item] = {}
     for one in [*images, *tables, *pictures]:
@@ -306,22 +312,18 @@ def _rankings(shelf: Shelf, figures: list[Item], name: str) -> list[Picture]:
 
 
 def _statements(
-    taken: pd.DataFrame,
-    left_out: pd.DataFrame,
-    classes: list[str],
     found: Mapping[str, performance.Measure],
     level: str,
     maps: list[MeanMap],
     tests: list[statistics.Test],
     model: str | None,
 ) -> list[Statement]:
-    """Three sentences: who, how well, and what the maps may and may not show."""
+    """How well the network does, and what its maps may and may not show."""
     well = "No model was found: nobody was classified."
     if model:
         well = performance.verdict(found, level)
     good = (measure := performance.leading(found)) is not None and measure.beats_chance
     return [
-        Statement(_who(taken, left_out, classes)),
         Statement(well, "good" if good else "attention"),
         Statement(
             " ".join([HEATMAPS, _differences(tests)])
@@ -329,17 +331,6 @@ def _statements(
             else "There are no heatmaps and no statistics yet."
         ),
     ]
-
-
-def _who(taken: pd.DataFrame, left_out: pd.DataFrame, classes: list[str]) -> str:
-    if taken.empty:
-        return "Who took part is not known: no predictions and no matching participants.tsv."
-    labels = taken["label"].astype(str) if "label" in taken else pd.Series(dtype=str)
-    groups = [f"{int((labels == name).sum())} {name}" for name in classes]
-    inside = f"{wording.count(len(taken), 'person', 'people')} took part: {wording.listing(groups)}"
-    if len(left_out):
-        return f"{inside}; {len(left_out)} of participants.tsv did not."
-    return f"{inside}."
 
 
 def _differences(tests: list[statistics.Test]) -> str:

@@ -170,6 +170,14 @@ _NETWORKS = {
 }
 
 
+_INTERVALS = (
+    "Intervals are exact (Clopper-Pearson) for accuracy, sensitivity and specificity, normal for "
+    "balanced accuracy, and DeLong’s [@delong1988] for the area under the ROC curve; where that "
+    "has no variance, as when the classes are separated perfectly, it is the interval of Hanley "
+    "and McNeil [@hanley1982] with the area pulled in by half a pair of people."
+)
+
+
 def _network(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     name = (recipe.get("network") or {}).get("name")
     if not name:
@@ -183,8 +191,7 @@ def _network(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
         _stopping(protocol),
         _augmentation({**protocol, **(protocol.get("augmentation") or {})}),
         _split(training),
-        "Intervals are exact (Clopper-Pearson) for accuracy, sensitivity and specificity, normal "
-        "for balanced accuracy, and DeLong’s [@delong1988] for the area under the ROC curve.",
+        _INTERVALS,
     )
 
 
@@ -241,7 +248,7 @@ def _augmentation(table: Mapping[str, Any]) -> str | None:
 def _split(training: Mapping[str, Any]) -> str | None:
     folds, repeats = training.get("folds"), training.get("repeats") or 1
     people = "All images of one person lay on the same side of every split."
-    if training.get("split") == "holdout" or training.get("test_share"):
+    if training.get("split") == "holdout":  # every recipe has a test_share, used or not
         share = training.get("test_share")
         size = f" ({100 * share:.0f} % of them)" if share else ""
         return f"Performance was measured in people held out for testing{size}. {people}"
@@ -338,6 +345,7 @@ def _statistics(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     return _sentences(
         "Groups were compared voxel by voxel in a linear model"
         f"{with_covariates}{', ' + smoothed if smoothing else ''}{_tested(table.get('maps'))}.",
+        _scaled(table),
         f"Two-sided p-values come from {table['permutations']} permutations by the method of "
         "Freedman and Lane [@freedman1983; @winkler2014] and are corrected for the family-wise "
         "error by the distribution of the largest statistic [@nichols2002]"
@@ -353,6 +361,15 @@ def _tested(maps: Any) -> str:
         return ""
     names = ["the registered images" if one == "image" else f"the heatmaps “{one}”" for one in maps]
     return f"; this was done for {listing(names)}"
+
+
+def _scaled(table: Mapping[str, Any]) -> str | None:
+    """How images are made comparable for their test, whatever scale the network sees."""
+    maps = table.get("maps")
+    if not isinstance(maps, list | tuple) or "image" not in maps:
+        return None
+    when = "before smoothing" if table.get("smoothing_fwhm_mm") else "before the test"
+    return f"For their test, images were z-scored within each person’s brain {when}."
 
 
 _CITED_SOFTWARE = {

@@ -88,13 +88,15 @@ def versions(shelf: Shelf, log: Mapping[str, Any]) -> dict[str, str]:
 
 
 def recipe(shelf: Shelf, log: Mapping[str, Any], model: str | None = None) -> dict[str, Any]:
-    """Recipe of a run: from its log, else from the model card."""
-    recorded = log.get("Recipe")
-    if isinstance(recorded, Mapping) and recorded:
-        return dict(recorded)
+    """Recipe of a model: from its card, else from the log of the run.
+
+    The log may be of another run, such as one that preprocessed a person by another recipe.
+    """
     card = model_card(shelf, model)
-    stored = card.get("Recipe") or card.get("recipe")
-    return dict(stored) if isinstance(stored, Mapping) else {}
+    for stored in (card.get("Recipe"), card.get("recipe"), log.get("Recipe")):
+        if isinstance(stored, Mapping) and stored:
+            return dict(stored)
+    return {}
 
 
 def model_card(shelf: Shelf, model: str | None) -> dict[str, Any]:

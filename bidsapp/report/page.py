@@ -10,6 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bidsapp.report import wording
+from pipelines.derivatives import write_text
 
 LIMITS = (
     "BrainWhy is research software. It is not a medical device, and nothing on this page is a "
@@ -112,7 +113,5 @@ def _environment() -> Environment:
 
 def write(template: str, path: Path, **content: Any) -> Path:
     """Fill a template and replace the page at `path` in one step."""
-    text = _environment().get_template(template).render(limits=LIMITS, **content)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)
+    write_text(path, _environment().get_template(template).render(limits=LIMITS, **content))
+    return path

@@ -1,5 +1,6 @@
 """The page of one participant."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bidsapp.report import heatmaps, notes, performance, wording
+from bidsapp.report.current import Current, only_current
 from bidsapp.report.methods import methods_text
 from bidsapp.report.page import HEATMAPS, Statement, Table, write
 from bidsapp.report.shelf import Item, Picture, Shelf
@@ -74,11 +76,20 @@ def participant_page(output_dir: Path, participant: str) -> Path:
     row = _identity(shelf, label)
     scans = _scans(shelf, label)
     maps = _heatmaps(shelf, label)
-    recipe = notes.recipe(shelf, log, _model(shelf, label))
-    predictions = _predictions(shelf, label, row, recipe)
-    alarm = _alarm(shelf, label)
+    answers = _answers(shelf, label)
+    recipe = notes.recipe(shelf, log, answers[0][0]["model"] if answers else None)
+    predictions = [
+        _prediction(found, answer, _truth(row, notes.recipe(shelf, log, found["model"])))
+        for found, answer in answers
+    ]
+    alarm = _alarm(shelf, [found["model"] for found, _ in answers])
     methods = methods_text(recipe, notes.versions(shelf, log), stages=_stages(predictions, maps))
-    found = notes.gather(shelf, {f"logs/{log_name}.json": log}, f"sub-{label}/**/*.json")
+    found = notes.gather(
+        shelf,
+        {f"logs/{log_name}.json": log},
+        f"sub-{label}/**/*.json",
+        keep=lambda one: bool(only_current(shelf, [one])),
+    )
     return write(
         "participant.html.j2",
         shelf.root / f"sub-{label}.html",
@@ -120,20 +131,15 @@ def _run(log: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _model(shelf: Shelf, label: str) -> str | None:
-    found = shelf.find(f"sub-{label}/**/*_predictions.tsv")
-    return found[0]["model"] if found else None
-
-
 def _stages(predictions: list[Prediction], maps: list[Heatmap]) -> list[str]:
     happened = {"preprocessing": True, "network": bool(predictions), "attribution": bool(maps)}
     return [stage for stage, done in happened.items() if done]
 
 
-def _alarm(shelf: Shelf, label: str) -> str | None:
+def _alarm(shelf: Shelf, models: list[str]) -> str | None:
     """Warn where a model that answered here is known not to beat chance."""
-    models = dict.fromkeys(one["model"] for one in shelf.find(f"sub-{label}/**/*_predictions.tsv"))
-    alarms = {one: performance.alarm(performance.stored(shelf, one)) for one in models if one}
+    named = [one for one in dict.fromkeys(models) if one]
+    alarms = {one: performance.alarm(performance.stored(shelf, one)) for one in named}
     said = [f"Model {model}: {text}" for model, text in alarms.items() if text]
     return " ".join(said) or None
 
@@ -167,10 +173,13 @@ def _scans(shelf: Shelf, label: str) -> list[Scan]:
 
 
 def _scan(shelf: Shelf, title: str, tables: list[Item], figures: list[Item]) -> Scan:
-    rows = [(one["desc"], shelf.table(one.path)) for one in tables]
-    known = [(kind, table.iloc[0]) for kind, table in rows if len(table)]
-    numbers = [_numbers(kind if len(known) > 1 else "", row) for kind, row in known]
-    shown = [(one["desc"], _qc_picture(shelf, one)) for one in figures]
+    rows = [(one, shelf.table(one.path)) for one in tables]
+    known = [(one, table.iloc[0]) for one, table in rows if len(table)]
+    variants = _variants([one for one, _ in known])
+    numbers = [_numbers(text, row) for text, (_, row) in zip(variants, known, strict=True)]
+    several = [one for one in figures if one["desc"].startswith("registration")]
+    told = dict(zip([one.path for one in several], _variants(several), strict=True))
+    shown = [(one["desc"], _qc_picture(shelf, one, told.get(one.path, ""))) for one in figures]
     lacking = {"mask": "the picture of the brain mask", "registration": "that of the registration"}
     missing = [
         words
@@ -186,14 +195,36 @@ def _scan(shelf: Shelf, title: str, tables: list[Item], figures: list[Item]) -> 
     )
 
 
-def _numbers(kind: str, row: pd.Series) -> Table:
+def _variants(files: list[Item]) -> list[str]:
+    """Tell each of several registrations from the others: by its kind, its resolution or both."""
+    kinds = [one["desc"].removeprefix("registration").lower() for one in files]
+    resolutions = [one["res"] for one in files]
+    told = {
+        "registration": kinds if len(set(kinds)) > 1 else [],
+        "resolution": resolutions if len(set(resolutions)) > 1 else [],
+    }
+    return [
+        ", ".join(
+            f"{what} {_spaced(values[k])}" for what, values in told.items() if values and values[k]
+        )
+        for k in range(len(files))
+    ]
+
+
+def _spaced(value: str) -> str:
+    """Write the label of a grid for reading: `1mm` becomes "1 mm"."""
+    found = re.fullmatch(r"(\d+)(?:p(\d+))?mm", value)
+    return f"{'.'.join(one for one in found.groups() if one)} mm" if found else value
+
+
+def _numbers(variant: str, row: pd.Series) -> Table:
     values = row.drop(["participant_id", "session_id", "flags"], errors="ignore")
     rows = [[wording.title(str(key)), wording.number(value)] for key, value in values.items()]
-    variant = f", registration {kind}" if kind else ""
-    return Table(f"Quality numbers{variant}", ["Measure", "Value"], rows, [False, True])
+    caption = f"Quality numbers, {variant}" if variant else "Quality numbers"
+    return Table(caption, ["Measure", "Value"], rows, [False, True])
 
 
-def _qc_picture(shelf: Shelf, found: Item) -> Picture | None:
+def _qc_picture(shelf: Shelf, found: Item, variant: str = "") -> Picture | None:
     captions = {
         "mask": "Outline of the brain mask on the image. It should hug the brain: no skull or eyes "
         "inside, no cortex outside.",
@@ -207,28 +238,32 @@ def _qc_picture(shelf: Shelf, found: Item) -> Picture | None:
     what = next((one for one in captions if found["desc"].startswith(one)), "")
     return shelf.picture(
         found,
-        alt.get(what, f"Quality picture: {found['desc']}"),
-        captions.get(what, found["desc"]),
+        alt.get(what, f"Quality picture: {found['desc']}") + (f", {variant}" if variant else ""),
+        (f"{wording.capital(variant)}. " if variant else "") + captions.get(what, found["desc"]),
     )
 
 
 # --- prediction ----------------------------------------------------------------------------------
 
 
-def _predictions(
-    shelf: Shelf, label: str, identity: Mapping[str, Any], recipe: Mapping[str, Any]
-) -> list[Prediction]:
-    cohort = recipe.get("cohort") or {}
-    truth = identity.get(str(cohort.get("target", "")))
+def _answers(shelf: Shelf, label: str) -> list[tuple[Item, dict[str, Any]]]:
+    """Rows of predictions, with their files, of the class that their model is about now."""
     return [
-        _prediction(found, row, truth)
+        (found, {str(key): value for key, value in row.items()})
         for found in shelf.find(f"sub-{label}/**/*_predictions.tsv")
         for row in shelf.table(found.path).to_dict("records")
+        if Current.of(shelf, found["model"]).explains(row.get("target"))
     ]
 
 
-def _prediction(found: Item, row: Mapping[str, Any], truth: Any) -> Prediction:
-    target = str(_known(row, "target") or "the class explained")
+def _truth(identity: Mapping[str, Any], recipe: Mapping[str, Any]) -> str | None:
+    """Label in participants.tsv: empty where it is missing, None without such a column."""
+    target = str((recipe.get("cohort") or {}).get("target", ""))
+    return wording.text(identity[target]) if target in identity else None
+
+
+def _prediction(found: Item, row: Mapping[str, Any], truth: str | None) -> Prediction:
+    target = wording.text(row.get("target")) or "the class explained"
     probability, answer = wording.mean(_known(row, "probability")), _known(row, "predicted")
     sentences = []
     if probability is not None:
@@ -236,17 +271,17 @@ def _prediction(found: Item, row: Mapping[str, Any], truth: Any) -> Prediction:
     if answer is not None:
         sentences.append(f"The network’s answer is {answer}.")
     if truth is not None:
-        right = (
-            ""
-            if answer is None
-            else ", which agrees"
-            if str(truth) == answer
-            else (": the answer disagrees")
-        )
-        sentences.append(f"The label in participants.tsv is {truth}{right}.")
+        sentences.append(_comparison(truth, wording.text(answer)))
     sentences.append(_ensemble(_known(row, "n_models"), _known(row, "out_of_fold")))
     session = f", {_scan_title(found).lower()}" if any(found[key] for key in _SCAN) else ""
     return Prediction(f"Model {found['model']}{session}", probability, target, sentences)
+
+
+def _comparison(truth: str, answer: str) -> str:
+    if not truth:
+        return "participants.tsv has no label of this person to hold the answer against."
+    agrees = ", which agrees" if truth == answer else ": the answer disagrees"
+    return f"The label in participants.tsv is {truth}{agrees if answer else ''}."
 
 
 def _known(row: Mapping[str, Any], key: str) -> Any:
@@ -276,9 +311,9 @@ def _ensemble(models: Any, out_of_fold: Any) -> str:
 
 def _heatmaps(shelf: Shelf, label: str) -> list[Heatmap]:
     """Every map that left an image, a picture or a region table."""
-    images = shelf.find(f"sub-{label}/**/*_heatmap.nii.gz")
-    pictures = shelf.find(f"sub-{label}/figures/*_heatmap.png")
-    regions = shelf.find(f"sub-{label}/**/*_heatmap.tsv")
+    images = only_current(shelf, shelf.find(f"sub-{label}/**/*_heatmap.nii.gz"))
+    pictures = only_current(shelf, shelf.find(f"sub-{label}/figures/*_heatmap.png"))
+    regions = only_current(shelf, shelf.find(f"sub-{label}/**/*_heatmap.tsv"))
     firsts: dict[tuple[str, ...], Item] = {}
     for one in [*images, *pictures, *regions]:
         firsts.setdefault(tuple(one[key] for key in heatmaps.SAME_MAP), one)

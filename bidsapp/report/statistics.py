@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bidsapp.report import wording
+from bidsapp.report.current import Current
 from bidsapp.report.page import Table, table_of
 from bidsapp.report.shelf import Item, Picture, Shelf
 
@@ -27,14 +28,13 @@ class Test:
     excluded: dict[str, Any]
 
 
-def tests(shelf: Shelf, figures: list[Item], model: str | None) -> list[Test]:
-    """Every contrast that left a map, a table of clusters or a picture in `group/`.
+def tests(shelf: Shelf, figures: list[Item], current: Current) -> list[Test]:
+    """Every contrast of a model that left a map, a table of clusters or a picture in `group/`.
 
-    Those on images come first, then those on the heatmaps of `model`.
+    Those on images come first, then those on heatmaps.
     """
-    ours = ("", model)
-    maps = [one for one in shelf.find("group/*_statmap.nii.gz") if one["model"] in ours]
-    tables = [one for one in shelf.find("group/*_clusters.tsv") if one["model"] in ours]
+    maps = [one for one in shelf.find("group/*_statmap.nii.gz") if current.has(one)]
+    tables = [one for one in shelf.find("group/*_clusters.tsv") if current.has(one)]
     pictures = [one for one in figures if one["contrast"]]
     firsts: dict[tuple[str, ...], Item] = {}
     for one in [*maps, *tables, *pictures]:

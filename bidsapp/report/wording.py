@@ -120,6 +120,18 @@ def words(value: Any) -> str:
     return number(value)
 
 
+def text(value: Any) -> str:
+    """Write a cell as its table has it; empty where it is missing.
+
+    A column of whole numbers with one cell missing is read as floats: 1.0 is "1" there.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
 def heading(name: str) -> str:
     """Turn a key into words: `mask_volume` becomes "mask volume"."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).replace("_", " ").strip()

@@ -1,6 +1,7 @@
 """Pages hold the numbers, load nothing, escape everything and survive whatever is missing."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -300,7 +301,7 @@ def cohort(derivatives):
 def test_pages_are_where_they_should_be(derivatives):
     assert participant_page(derivatives, "02") == derivatives / "sub-02.html"
     assert group_page(derivatives, "demot1w") == derivatives / "group.html"
-    assert not list(derivatives.glob(".*.partial"))
+    assert not list(derivatives.glob(".*"))
 
 
 @pytest.mark.parametrize("page", ["person", "cohort"])
@@ -359,6 +360,45 @@ def test_a_new_person_is_explained_by_the_ensemble(derivatives):
     assert "the answer disagrees" in text
 
 
+def numeric_labels(root, answers):
+    """Turn the diagnosis into numbers, and make the people's predictions as given."""
+    recipe = RECIPE | {"cohort": {"target": "patient", "positive": "1", "negative": "0"}}
+    people = [f"sub-0{k}" for k in (1, 2, 3)]
+    tsv(root / "participants.tsv", participant_id=people, patient=[1, None, 0], sex=[1, None, 2])
+    dump(root / "logs/group.json", {"Recipe": recipe})
+    for label, answer in answers.items():
+        dump(root / f"logs/participant-{label}.json", {"Recipe": recipe})
+        tsv(
+            root / f"sub-{label}/anat/sub-{label}_model-demot1w_predictions.tsv",
+            target=[1],
+            probability=[0.8],
+            predicted=[answer],
+        )
+    tsv(
+        root / "group/model-demot1w_desc-oof_predictions.tsv",
+        participant_id=["sub-01"],
+        label=[1],
+        predicted=[1],
+    )
+
+
+def test_numbers_with_a_gap_are_compared_as_written(derivatives):
+    numeric_labels(derivatives, {"01": 1, "02": 1})
+    text = Page(participant_page(derivatives, "01")).text
+    assert "The probability of 1 is 0.80" in text
+    assert "The label in participants.tsv is 1, which agrees" in text
+    numeric_labels(derivatives, {"01": 0})
+    text = Page(participant_page(derivatives, "01")).text
+    assert "The label in participants.tsv is 1: the answer disagrees" in text
+    text = Page(participant_page(derivatives, "02")).text
+    assert "participants.tsv has no label of this person" in text
+    assert "disagrees" not in text
+    text = Page(group_page(derivatives, None)).text
+    assert "1 person took part: 1 1 and 0 0" in text
+    assert "no label in the column patient" in text
+    assert "Sex: 1 " in text
+
+
 def test_sessions_are_kept_apart(derivatives):
     for session in ("a", "b"):
         tsv(
@@ -398,6 +438,171 @@ def test_registration_variants_are_told_apart(derivatives):
     ):
         assert words in text, words
     assert "Not found" not in text
+
+
+def test_resolutions_are_told_apart(derivatives):
+    folder, figures = derivatives / "sub-01/anat", derivatives / "sub-01/figures"
+    (folder / "sub-01_qc.tsv").unlink()
+    old = figures / "sub-01_desc-registration_T1w.png"
+    for res, value in (("1mm", 0.913), ("1p5mm", 0.777)):
+        tsv(
+            folder / f"sub-01_res-{res}_desc-nonlinear_qc.tsv",
+            participant_id=["sub-01"],
+            template_correlation=[value],
+        )
+        name = f"sub-01_res-{res}_desc-registrationNonlinear_T1w.png"
+        (figures / name).write_bytes(old.read_bytes())
+    old.unlink()
+    page = Page(participant_page(derivatives, "01"))
+    for words in ("1 mm", "1.5 mm"):
+        assert f"Quality numbers, resolution {words}" in page.text
+        assert f"Resolution {words}. Edges of the template" in page.text
+        assert any(alt.endswith(f", resolution {words}") for alt in page.alts)
+    assert "registration nonlinear" not in page.text
+    (folder / "sub-01_res-1p5mm_desc-nonlinear_qc.tsv").unlink()
+    (figures / "sub-01_res-1p5mm_desc-registrationNonlinear_T1w.png").unlink()
+    assert "resolution 1 mm" not in Page(participant_page(derivatives, "01")).text.lower()
+
+
+def card(root, **content):
+    path = root / "models/model-demot1w/model-demot1w_modelcard.json"
+    dump(
+        path,
+        {
+            "Classes": ["CN", "AD"],
+            "Attributions": [{"name": "lrpalphabeta"}],
+            "Grid": {"name": "3mm"},
+            "Recipe": RECIPE,
+        }
+        | content,
+    )
+
+
+def leave_behind(root):
+    """Products of earlier runs of the same model: another class, method, contrast and grid."""
+    stem = f"mod-T1w_{SPACE}_model-demot1w"
+    for name in (
+        "target-MCI_method-lrpalphabeta_stat-mean_res-3mm_desc-MCI",
+        "target-AD_method-saliency_stat-mean_res-3mm_desc-AD",
+        "target-AD_method-lrpalphabeta_stat-mean_res-3mm_desc-MCI",
+        "target-AD_method-lrpalphabeta_stat-mean_res-2mm_desc-AD",
+    ):
+        (root / f"group/{stem}_{name}_heatmap.nii.gz").write_bytes(b"")
+        dump(root / f"group/{stem}_{name}_heatmap.json", {"Warnings": [f"left over: {name}"]})
+        png(root / f"group/figures/{stem}_{name}_heatmap.png")
+    old = f"mod-T1w_{SPACE}_res-3mm_contrast-MCIMinusCN"
+    (root / f"group/{old}_stat-t_statmap.nii.gz").write_bytes(b"")
+    dump(root / f"group/{old}_stat-t_statmap.json", {"Contrast": "MCI - CN"})
+    png(root / f"group/figures/{old}_statmap.png")
+    for name in ("target-MCI_method-lrpalphabeta", "target-AD_method-saliency"):
+        path = root / f"sub-01/anat/sub-01_{stem}_{name}_res-3mm_heatmap.nii.gz"
+        path.write_bytes(b"")
+        png(root / f"sub-01/figures/sub-01_mod-T1w_model-demot1w_{name}_heatmap.png")
+
+
+def test_group_page_shows_only_what_the_card_is_about(derivatives):
+    before = len(Page(group_page(derivatives, None)).alts)
+    leave_behind(derivatives)
+    text = Page(group_page(derivatives, None)).text
+    for words in ("evidence for MCI", "Saliency: ", "MCI − CN", "Mean over MCI", "left over"):
+        assert words in text, words
+    card(derivatives)
+    page = Page(group_page(derivatives, None))
+    for words in ("evidence for MCI", "Saliency: ", "MCI − CN", "Mean over MCI", "left over"):
+        assert words not in page.text, words
+    assert len(page.alts) == before
+    assert "LRP, alpha-beta rule: evidence for AD" in page.text
+    assert "AD − CN" in page.text
+
+
+def test_participant_page_shows_only_what_the_card_is_about(derivatives):
+    before = len(Page(participant_page(derivatives, "01")).alts)
+    leave_behind(derivatives)
+    assert "Saliency: evidence" in Page(participant_page(derivatives, "01")).text
+    card(derivatives)
+    page = Page(participant_page(derivatives, "01"))
+    for words in ("evidence for MCI", "Saliency: evidence"):
+        assert words not in page.text, words
+    assert len(page.alts) == before
+    assert "The probability of AD" in page.text
+    card(derivatives, Classes=["CN", "MCI"])
+    assert "No prediction was found" in Page(participant_page(derivatives, "01")).text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"Classes": None, "Attributions": None, "Grid": None},
+        {"Classes": ["+", 1], "Attributions": ["x", {}], "Grid": []},
+        {"Classes": "AD", "Attributions": {}, "Recipe": []},
+    ],
+)
+def test_an_odd_card_stops_no_page(derivatives, content):
+    card(derivatives, **content)
+    participant_page(derivatives, "01")
+    group_page(derivatives, None)
+
+
+def test_methods_are_those_of_the_model_that_answered(derivatives):
+    assert "small 3D convolutional" in Page(participant_page(derivatives, "01")).text
+    card(derivatives, Recipe=RECIPE | {"network": {"name": "boehle2019"}})
+    text = Page(participant_page(derivatives, "01")).text
+    assert "small 3D convolutional" not in text
+    assert "four blocks of convolution" in text
+
+
+def hold_out(root, validation="validation"):
+    """Test the three people with predictions, and train with two others."""
+    folder = root / "models/model-demot1w"
+    people = [f"sub-0{k}" for k in range(1, 6)]
+    roles = ["test", "test", "test", "train", validation]
+    tsv(folder / "model-demot1w_fold-1_split.tsv", participant_id=people, role=roles)
+    tsv(  # of a run before, with more folds
+        folder / "model-demot1w_fold-2_split.tsv", participant_id=["sub-06"], role=["train"]
+    )
+    card(root, Folds=1)
+
+
+def test_people_used_for_training_are_not_called_left_out(derivatives):
+    hold_out(derivatives)
+    text = Page(group_page(derivatives, None)).text
+    for words in (
+        "3 were tested: 2 AD and 1 CN; 2 others trained and validated the networks.",
+        "People the network was tested on; 2 others",
+        "sub-04 testing used for training or validation",
+        "sub-05 testing used for training or validation",
+    ):
+        assert words in text, words
+    for words in ("reason was not recorded", "sub-06", "took part", "neither AD"):
+        assert words not in text, words
+    hold_out(derivatives, validation="train")
+    text = Page(group_page(derivatives, None)).text
+    assert "2 others trained the networks" in text
+    assert "validation" not in text[text.index("Left out of") : text.index("Quality of")]
+
+
+def test_others_of_a_hold_out_are_still_counted(derivatives):
+    hold_out(derivatives)
+    path = derivatives / "models/model-demot1w/model-demot1w_fold-1_split.tsv"
+    tsv(path, participant_id=["sub-01", "sub-04"], role=["test", "train"])
+    text = Page(group_page(derivatives, None)).text
+    assert "1 other trained the networks; 1 of participants.tsv took no part." in text
+    assert "diagnosis is MCI, neither AD nor CN" in text
+
+
+def test_two_writers_of_a_page_do_not_meet(derivatives, monkeypatch):
+    replace, partials = os.replace, []
+
+    def slow(source, target):
+        partials.append(source)
+        if len(partials) == 1:  # another process writes the page while this one is about to
+            participant_page(derivatives, "01")
+        replace(source, target)
+
+    monkeypatch.setattr("pipelines.derivatives.os.replace", slow)
+    Page(participant_page(derivatives, "01"))
+    assert len(set(partials)) == 2
+    assert not list(derivatives.glob(".*"))
 
 
 def test_group_page_has_the_numbers(cohort):
@@ -604,6 +809,36 @@ def test_methods_know_the_nested_protocol():
         assert words in text, words
     assert "not installed" not in text
     assert "stopping after" not in text
+
+
+def test_methods_say_how_people_were_tested():
+    kfold = {"split": "kfold", "folds": 5, "test_share": 0.2}
+    text = str(methods_text(RECIPE | {"training": kfold}, {}))
+    assert "5-fold cross-validation" in text
+    assert "held out" not in text
+    text = str(methods_text(RECIPE | {"training": kfold | {"split": "holdout"}}, {}))
+    assert "held out for testing (20 % of them)" in text
+    assert "5-fold" not in text
+
+
+def test_methods_say_how_sure_the_area_is():
+    text = str(methods_text(RECIPE, {}))
+    assert "DeLong" in text
+    assert "separated perfectly, it is the interval of Hanley and McNeil" in text
+    assert "half a pair" in text
+    assert "10.1148/radiology.143.1.7063747" in text
+
+
+def test_methods_say_how_images_are_scaled_for_their_test():
+    def text(**changes):
+        statistics = RECIPE["statistics"] | changes
+        return str(methods_text(RECIPE | {"statistics": statistics}, {}))
+
+    scaled = "images were z-scored within each person’s brain before"
+    assert f"{scaled} smoothing" in text(maps=["image", "lrpalphabeta"])
+    assert f"{scaled} the test" in text(maps=["image"], smoothing_fwhm_mm=0)
+    assert "z-scored" not in text(maps=["lrpalphabeta"])
+    assert "z-scored" not in text()
 
 
 def test_methods_of_every_shipped_recipe():
