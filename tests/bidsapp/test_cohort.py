@@ -295,3 +295,9 @@ def test_fewer_people_than_folds(tmp_path):
     cohort = build_cohort(table(tmp_path), EVERYBODY, OPTIONS)
     with pytest.raises(InputError, match="smaller class has 2 people, fewer than the 5 folds"):
         split_people(cohort.labels, folds=5)
+
+
+def test_a_covariate_that_is_the_same_for_everybody(tmp_path):
+    rows = {"sub-01": ("AD", 70), "sub-02": ("CN", 70)}
+    options = Cohort(target="diagnosis", positive="AD", negative="CN", covariates=("age",))
+    assert "the same for everybody" in complaint(table(tmp_path, rows), options)

@@ -155,7 +155,7 @@ def preprocessed(tmp_path):
     """An output folder with registered images of four people that nobody opens."""
     out = describe(
         tmp_path / "out",
-        {f"0{i}": {"diagnosis": ["CN", "AD"][i % 2], "age": 70} for i in range(1, 5)},
+        {f"0{i}": {"diagnosis": ["CN", "AD"][i % 2], "age": 70 + i} for i in range(1, 5)},
     )
     res = full_grid(3.0).name
     for i in range(1, 5):
@@ -228,7 +228,7 @@ def test_both_levels_check_the_table_before_the_long_work(brainwhy, tmp_path, re
 
 
 def test_a_second_level_that_cannot_run_is_a_failure_and_no_refusal(brainwhy, tmp_path, recipe):
-    people = {who: {"diagnosis": group, "age": 70} for who, group in (("a", "AD"), ("b", "CN"))}
+    people = {"a": {"diagnosis": "AD", "age": 70}, "b": {"diagnosis": "CN", "age": 71}}
     raw = describe(tmp_path / "raw", people)
     for who in people:
         save_scan(raw, who, volume(value=0))
