@@ -137,7 +137,12 @@ def init_group_wf(
     workflow.connect(
         [
             (pack, train, cached),
-            (train, predict, [("scores", "scores"), ("history", "histories")]),
+            (pack, predict, [("content_hash", "content_hash")]),
+            (
+                train,
+                predict,
+                [("scores", "scores"), ("history", "histories"), ("weights", "weights")],
+            ),
             (train, gather, [("products", "in1")]),
             (predict, gather, [("products", "in2")]),
             (gather, save_model, [("out", "products")]),

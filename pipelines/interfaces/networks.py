@@ -226,6 +226,8 @@ class PredictionsInputSpec(BaseInterfaceInputSpec):
     cohort = File(exists=True, mandatory=True)
     scores = traits.List(File(exists=True), mandatory=True, desc="of every fold")
     histories = traits.List(File(exists=True), mandatory=True, desc="of every fold")
+    weights = traits.List(File(exists=True), mandatory=True, desc="of every fold")
+    content_hash = traits.Str(mandatory=True, desc="of the packed images")
     model = traits.Str(mandatory=True)
     classes = traits.List(traits.Str, mandatory=True, desc="negative, positive")
     card = traits.Dict(mandatory=True, desc="model card without results")
@@ -244,7 +246,7 @@ class Predictions(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from models.training.metrics import classification_metrics
-        from pipelines.stored_models import model_file
+        from pipelines.stored_models import made_by, model_file
 
         cwd, model = Path(runtime.cwd), self.inputs.model
         table = self._table()
@@ -275,7 +277,12 @@ class Predictions(SimpleInterface):
                     "ConfidenceLevel": 0.95,
                 },
             }
-        card = self.inputs.card | {"Metrics": json.loads(metrics.to_json(orient="records"))}
+        card = self.inputs.card | {
+            "ImagesSHA256": self.inputs.content_hash,
+            "FoldFingerprints": [made_by(Path(weights)) for weights in self.inputs.weights],
+            "Determinism": "bitwise on the same machine and thread count (CPU)",
+            "Metrics": json.loads(metrics.to_json(orient="records")),
+        }
         card_path = model_file(model, "modelcard", ".json")
         write_json(cwd / "modelcard.json", card)
         products[card_path] = {"file": str(cwd / "modelcard.json"), "sidecar": None}

@@ -15,7 +15,7 @@ from pipelines.stored_models import StoredModel
 
 # node: the nodes that it feeds
 SKELETON = {
-    "pack": {"train", "explain", "summarise", "test"},
+    "pack": {"train", "predict", "explain", "summarise", "test"},
     "train": {"predict", "explain", "gather"},
     "predict": {"summarise", "test", "gather"},
     "explain": {"summarise"},
