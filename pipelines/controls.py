@@ -9,6 +9,7 @@ import torch
 from pipelines.derivatives import SPACE, read_table, relative_path
 from pipelines.images import network_input
 from pipelines.interfaces.attribution import explain_rows
+from pipelines.interfaces.networks import prediction_keys
 from pipelines.stored_models import StoredModel, new_network
 
 
@@ -29,7 +30,7 @@ def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[st
     positive = model.card["Classes"][1]
     predictions = read_table(output_dir / f"group/model-{model_label}_desc-oof_predictions.tsv")
     patients = predictions[predictions["label"] == positive].drop_duplicates("participant_id")
-    images = [_registered(output_dir, row, model) for row in patients.itertuples()]
+    images = [_registered(output_dir, *key, model) for key in prediction_keys(patients)]
     volumes = np.stack([network_input(p, model.grid, model.card["Intensity"]) for p in images])
     torch.manual_seed(seed)
     network = new_network(model.card["Network"], model.grid).eval()
@@ -42,18 +43,17 @@ def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[st
     }
 
 
-def _registered(output_dir: Path, row: object, model: StoredModel) -> Path:
-    """The registered brain that the model was given for a row of the predictions."""
-    session = str(row.session_id) if isinstance(row.session_id, str) else ""  # type: ignore[attr-defined]
-    options = model.card["Recipe"]["preprocessing"]
+def _registered(output_dir: Path, participant: str, session: str, model: StoredModel) -> Path:
+    """The registered brain that the model was given."""
+    registration = model.card["Recipe"]["preprocessing"]["registration"]
     return output_dir / relative_path(
         "T1w",
         ".nii.gz",
         {
-            "sub": str(row.participant_id).removeprefix("sub-"),  # type: ignore[attr-defined]
-            "ses": session.removeprefix("ses-"),
+            "sub": participant,
+            "ses": session,
             "space": SPACE,
             "res": model.card["StoredResolution"],
-            "desc": f"preproc{options['registration'].capitalize()}",
+            "desc": f"preproc{registration.capitalize()}",
         },
     )
