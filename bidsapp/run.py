@@ -42,7 +42,7 @@ from pipelines.interfaces.attribution import check_values
 from pipelines.participant import init_participant_wf
 from pipelines.preprocess.t1w import T1wOptions, is_done, t1w_paths
 from pipelines.quality import write_group_quality
-from pipelines.stored_models import StoredModel, choose_model, new_network
+from pipelines.stored_models import StoredModel, choose_model, new_network, stored_folds
 
 DONE, FAILED = 0, 1
 
@@ -321,9 +321,10 @@ def _run_group(
         device=settings.device,
         force=settings.force,
     )
-    began = time()
+    before, began = stored_folds(settings.output_dir, name), time()
     diary.fail(execute(workflow, settings, "group"))
-    if not diary.failures:
+    # The same folds again: what they explained since, new people above all, still holds.
+    if not diary.failures and stored_folds(settings.output_dir, name) != before:
         removed = remove_older(settings.output_dir, name, began)
         if removed:
             tell(f"{removed} files that earlier runs of model {name} left were removed")

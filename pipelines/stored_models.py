@@ -121,6 +121,12 @@ def made_by(path: Path) -> str:
         return (stored.metadata() or {}).get("fingerprint", "")
 
 
+def stored_folds(output_dir: Path, model: str) -> list[str]:
+    """Fingerprints of a model's folds below the output folder; empty where it has none."""
+    paths = sorted((output_dir / model_folder(model)).glob("*_weights.safetensors"))
+    return [made_by(path) for path in paths]
+
+
 def write_split(split: Split, path: Path) -> None:
     """Write who had which role in a fold."""
     rows = [

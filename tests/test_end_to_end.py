@@ -303,6 +303,15 @@ def test_a_second_run_runs_no_node_and_touches_no_image(study, explained):
     assert {path: file_hash(path) for path in weights} == weights
 
 
+def test_a_second_group_run_keeps_what_the_same_model_told_of_a_new_person(study, explained):
+    files = [*study.anat("new", HEATMAP), *study.anat("new", "*_model-tiny_predictions.tsv")]
+    assert len(files) > 1
+    for path in files:
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    assert study.run("group").code == 0
+    assert all(path.exists() for path in files)
+
+
 def test_a_lost_file_is_written_again_and_only_its_person_is_touched(study, explained):
     others = {
         path: path.stat().st_mtime_ns
