@@ -1,8 +1,20 @@
 """Published architectures, one per file; ``build`` makes any of them by name.
 
-A module of this folder has one public function, ``build(shape, *, channels=1, outputs=2, ...)``,
-that returns an :class:`torch.nn.Module` mapping (N, channels, *shape) to (N, outputs) scores
-before any softmax or sigmoid.
+A module of this folder that :data:`NETWORKS` names has one public function,
+``build(shape, *, channels=1, outputs=2, ...)``, that returns an :class:`torch.nn.Module` mapping
+(N, channels, *shape) to (N, outputs) scores before any softmax or sigmoid.
+
+Two conventions of outputs, both with the patient class positive:
+
+- ``outputs=2``: a score for each class, (control, patient). The softmax over them is the
+  probability; the log-odds of being a patient are the second score less the first.
+- ``outputs=1``: one logit, the log-odds of being a patient. Its sigmoid is the probability; the
+  score of the control class is its negative, and a positive logit predicts "patient".
+
+With more outputs there is a score per class, in the order of the classes.
+
+Every network can be traced with :func:`torch.fx.symbolic_trace`, uses each module once and
+changes nothing in place, so that attributions can follow a volume through it.
 """
 
 from importlib import import_module
@@ -11,7 +23,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-NETWORKS = ("boehle2019", "demo")
+NETWORKS = (
+    "boehle2019",
+    "demo",
+    "diktiometry",
+    "eitel2019",
+    "liu2018",
+    "nazari2021",
+    "pif",
+    "resnet3d",
+    "rieke2018",
+)
 
 
 def build(name: str, shape: tuple[int, ...], **options: Any) -> "nn.Module":
@@ -29,7 +51,8 @@ def build(name: str, shape: tuple[int, ...], **options: Any) -> "nn.Module":
     Raises
     ------
     models.errors.InputError
-        Unknown name, or a grid that the network's pooling reduces to nothing.
+        Unknown name, a grid that the network's pooling reduces to nothing, or an option that it
+        does not have or cannot use.
     """
     from models.errors import InputError
 
@@ -37,5 +60,7 @@ def build(name: str, shape: tuple[int, ...], **options: Any) -> "nn.Module":
         raise InputError(f"there is no network '{name}'; choose one of: {', '.join(NETWORKS)}")
     try:
         return import_module(f"models.networks.{name}").build(shape, **options)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
         raise InputError(f"network '{name}': {error}") from error

@@ -4,7 +4,7 @@ from math import prod
 
 from torch import nn
 
-from models.networks.layers import pooled_blocks, pooled_shape
+from models.networks.layers import pooled_blocks, spatial_shape
 
 WIDTHS = (8, 16, 32, 64)
 POOLS = (2, 3, 2, 3)
@@ -31,9 +31,10 @@ def build(
     deep neural network decisions in MRI-based Alzheimer's disease classification. Frontiers in
     Aging Neuroscience 11:194.
     """
-    features = WIDTHS[-1] * prod(pooled_shape(shape, POOLS))
+    blocks = pooled_blocks(channels, WIDTHS, POOLS)
+    features = WIDTHS[-1] * prod(spatial_shape(blocks, shape))
     return nn.Sequential(
-        *pooled_blocks(channels, WIDTHS, POOLS),
+        *blocks,
         nn.Flatten(),
         nn.Dropout(dropout),
         nn.Linear(features, 128),

@@ -4,7 +4,7 @@ from math import prod
 
 from torch import nn
 
-from models.networks.layers import pooled_blocks, pooled_shape
+from models.networks.layers import pooled_blocks, spatial_shape
 
 WIDTHS = (8, 16, 32)
 POOLS = (2, 2, 2)
@@ -29,9 +29,10 @@ def build(
     dropout : float
         Rate before each fully connected layer.
     """
-    features = WIDTHS[-1] * prod(pooled_shape(shape, POOLS))
+    blocks = pooled_blocks(channels, WIDTHS, POOLS, pooling=nn.AvgPool3d)
+    features = WIDTHS[-1] * prod(spatial_shape(blocks, shape))
     return nn.Sequential(
-        *pooled_blocks(channels, WIDTHS, POOLS, pooling=nn.AvgPool3d),
+        *blocks,
         nn.Flatten(),
         nn.Dropout(dropout),
         nn.Linear(features, 32),
