@@ -14,6 +14,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt "torch>=2.4,<2.14"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	# An oracle of the tests; its dependency torchvision, which they do not need, would bring CUDA.
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt zennit
 	touch $(READY)
 
 demo: $(READY)

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from pipelines.derivatives import SPACE, read_table, relative_path
+from pipelines.heatmaps import Regions
 from pipelines.images import network_input
-from pipelines.interfaces.attribution import explain_rows
+from pipelines.interfaces.attribution import Surroundings, explain_rows
 from pipelines.interfaces.networks import prediction_keys
 from pipelines.stored_models import StoredModel, new_network
 
@@ -34,13 +35,12 @@ def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[st
     volumes = np.stack([network_input(p, model.grid, model.card["Intensity"]) for p in images])
     torch.manual_seed(seed)
     network = new_network(model.card["Network"], model.grid).eval()
-    return {
-        attribution["name"]: nib.Nifti1Image(
-            explain_rows(network, volumes, list(range(len(volumes))), attribution, 1)[0].mean(0),
-            model.grid.affine,
-        )
-        for attribution in model.card["Attributions"]
-    }
+    around = Surroundings.on(model.grid, Regions.on(model.card["Atlas"], model.grid))
+    rows, maps = list(range(len(volumes))), {}
+    for attribution in model.card["Attributions"]:
+        found, _ = explain_rows(network, volumes, rows, attribution, 1, around)
+        maps[attribution["name"]] = nib.Nifti1Image(found.mean(0), model.grid.affine)
+    return maps
 
 
 def _registered(output_dir: Path, participant: str, session: str, model: StoredModel) -> Path:

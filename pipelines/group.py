@@ -227,6 +227,7 @@ class _Plan:
                 cohort=self.cohort,
                 network=dict(study.network),
                 attributions=attributions,
+                atlas=study.atlas,
                 **self._gpu,
             ),
             iterfield=["split", "weights"],

@@ -45,6 +45,18 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "relevance propagation. NeuroImage: Clinical 2019;24:102003.",
         _DOI + "10.1016/j.nicl.2019.102003",
     ),
+    "eitel2021": (
+        "Eitel F, Albrecht JP, Weygandt M, Paul F, Ritter K. Patch individual filter layers in "
+        "CNNs to harness the spatial homogeneity of neuroimaging data. Scientific Reports "
+        "2021;11:24447.",
+        _DOI + "10.1038/s41598-021-03785-9",
+    ),
+    "estudillo2022": (
+        "Estudillo-Romero A, Haegelen C, Jannin P, Baxter JSH. Voxel-based diktiometry: combining "
+        "convolutional neural networks with voxel-based analysis and its application in diffusion "
+        "tensor imaging for Parkinson's disease. medRxiv 2022.",
+        _DOI + "10.1101/2022.05.25.22275580",
+    ),
     "fisch2024": (
         "Fisch L, Zumdick S, Barkhau C, et al. deepbet: fast brain extraction of T1-weighted MRI "
         "using convolutional neural networks. Computers in Biology and Medicine 2024;179:108845.",
@@ -94,6 +106,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "2020;585:357–362.",
         _DOI + "10.1038/s41586-020-2649-2",
     ),
+    "he2016": (
+        "He K, Zhang X, Ren S, Sun J. Deep residual learning for image recognition. IEEE "
+        "Conference on Computer Vision and Pattern Recognition 2016:770–778.",
+        _DOI + "10.1109/CVPR.2016.90",
+    ),
     "hunter2007": (
         "Hunter JD. Matplotlib: a 2D graphics environment. Computing in Science and Engineering "
         "2007;9:90–95.",
@@ -104,11 +121,27 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Learning Representations 2015.",
         "https://arxiv.org/abs/1412.6980",
     ),
+    "liu2018": (
+        "Liu M, Cheng D, Wang K, Wang Y. Multi-modality cascaded convolutional neural networks for "
+        "Alzheimer's disease diagnosis. Neuroinformatics 2018;16:295–308.",
+        _DOI + "10.1007/s12021-018-9370-4",
+    ),
     "montavon2017": (
         "Montavon G, Lapuschkin S, Binder A, Samek W, Müller KR. Explaining nonlinear "
         "classification decisions with deep Taylor decomposition. Pattern Recognition "
         "2017;65:211–222.",
         _DOI + "10.1016/j.patcog.2016.11.008",
+    ),
+    "montavon2019": (
+        "Montavon G, Binder A, Lapuschkin S, Samek W, Müller KR. Layer-wise relevance propagation: "
+        "an overview. Explainable AI, Lecture Notes in Computer Science 2019;11700:193–209.",
+        _DOI + "10.1007/978-3-030-28954-6_10",
+    ),
+    "nazari2021": (
+        "Nazari M, Kluge A, Apostolova I, et al. Data-driven identification of diagnostically "
+        "useful extrastriatal signal in dopamine transporter SPECT using explainable AI. "
+        "Scientific Reports 2021;11:22932.",
+        _DOI + "10.1038/s41598-021-02385-x",
     ),
     "nichols2002": (
         "Nichols TE, Holmes AP. Nonparametric permutation tests for functional neuroimaging: a "
@@ -147,6 +180,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Learning Representations 2014.",
         "https://arxiv.org/abs/1312.6034",
     ),
+    "smilkov2017": (
+        "Smilkov D, Thorat N, Kim B, Viégas F, Wattenberg M. SmoothGrad: removing noise by adding "
+        "noise. 2017.",
+        "https://arxiv.org/abs/1706.03825",
+    ),
     "smith2019": (
         "Smith LN, Topin N. Super-convergence: very fast training of neural networks using large "
         "learning rates. 2019.",
@@ -157,6 +195,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "convolutional net. Workshop at the International Conference on Learning Representations "
         "2015.",
         "https://arxiv.org/abs/1412.6806",
+    ),
+    "sundararajan2017": (
+        "Sundararajan M, Taly A, Yan Q. Axiomatic attribution for deep networks. International "
+        "Conference on Machine Learning 2017:3319–3328.",
+        "https://arxiv.org/abs/1703.01365",
     ),
     "tustison2010": (
         "Tustison NJ, Avants BB, Cook PA, et al. N4ITK: improved N3 bias correction. IEEE "

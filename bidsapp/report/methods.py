@@ -1,7 +1,7 @@
 """The methods section of a paper, written from a recipe: only what follows from it."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +164,17 @@ _NETWORKS = {
     "connected layers.",
     "rieke2018": "The classifier was the 3D convolutional network of Rieke et al. [@rieke2018].",
     "eitel2019": "The classifier was the 3D convolutional network of Eitel et al. [@eitel2019].",
+    "nazari2021": "The classifier was the 3D convolutional network of Nazari et al. "
+    "[@nazari2021]: four convolutions of 16 filters without pooling, and three fully connected "
+    "layers.",
+    "diktiometry": "The classifier was a 3D convolutional network on the six components of the "
+    "diffusion tensor after Estudillo-Romero et al. [@estudillo2022]: eight convolutions and two "
+    "fully connected layers.",
+    "pif": "The classifier was a network with patch-individual filters of Eitel et al. "
+    "[@eitel2021], or the baseline that they compare it with.",
+    "liu2018": "The classifier was a network shared by the patches of an image, after Liu et al. "
+    "[@liu2018].",
+    "resnet3d": "The classifier was a 3D residual network [@he2016].",
     "demo": "The classifier was a small 3D convolutional network (three blocks of convolution, "
     "batch normalisation, ReLU and average pooling, and two fully connected layers) made for "
     "demonstration; it reproduces no publication.",
@@ -288,24 +299,62 @@ def _atlas(name: str) -> str:
     )
 
 
+_LRP = "layer-wise relevance propagation [@bach2015]"
+
+# Method -> what it is; a function of the recipe's entry where its parameters are told.
+_METHODS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "saliency": lambda e: f"saliency [@simonyan2014]{_form(e.get('form'))}",
+    "input_x_gradient": lambda e: "input times gradient [@shrikumar2016]",
+    "guided_backprop": lambda e: (
+        f"guided backpropagation [@springenberg2015]{_form(e.get('form'))}"
+    ),
+    "integrated_gradients": lambda e: (
+        f"integrated gradients [@sundararajan2017]{_given(e, 'steps', ' in {} steps')}"
+    ),
+    "smoothgrad": lambda e: f"SmoothGrad [@smilkov2017]{_given(e, 'samples', ' with {} samples')}",
+    "grad_cam": lambda e: "Grad-CAM [@selvaraju2017]",
+    "guided_grad_cam": lambda e: "guided Grad-CAM [@selvaraju2017]",
+    "deep_taylor": lambda e: "deep Taylor decomposition (z+ rule) [@montavon2017]",
+    "lrp_0": lambda e: f"{_LRP}, rule 0",
+    "lrp_epsilon": lambda e: f"{_LRP}, epsilon rule{_given(e, 'epsilon', ' with epsilon {}')}",
+    "lrp_gamma": lambda e: (
+        f"{_LRP}, gamma rule [@montavon2019]{_given(e, 'gamma', ' with gamma {}')}"
+    ),
+    "lrp_alpha_beta": lambda e: _alpha_beta(e),
+    "lrp_flat": lambda e: f"{_LRP}, flat rule [@bach2016]",
+    "lrp_w2": lambda e: f"{_LRP}, w² rule [@montavon2017]",
+    "lrp_composite": lambda e: f"{_LRP}, {_rules(e)}",
+    "occlusion": lambda e: f"occlusion [@zeiler2014]{_given(e, 'patch_mm', ' by cubes of {} mm')}",
+    "region_occlusion": lambda e: "occlusion of one atlas region after the other [@rieke2018]",
+}
+
+
 def _method(entry: Mapping[str, Any]) -> str:
-    method = str(entry["method"])
-    start = entry.get("start")
+    method, start = str(entry["method"]), entry.get("start")
+    if method not in _METHODS:
+        return f"the method “{method}”"
+    layer, relevance = entry.get("layer"), method.startswith(("lrp", "deep_taylor"))
     begun = f", starting from the class’s {start}" if start in ("probability", "logit") else ""
-    if method == "lrp_epsilon":
-        epsilon = entry.get("epsilon")
-        value = f" with epsilon {number(epsilon)}" if epsilon is not None else ""
-        return f"layer-wise relevance propagation [@bach2015], epsilon rule{value}{begun}"
-    if method == "lrp_alpha_beta":
-        return f"{_alpha_beta(entry)}{begun}"
-    return {
-        "saliency": f"saliency [@simonyan2014]{_form(entry.get('form'))}",
-        "input_x_gradient": "input times gradient [@shrikumar2016]",
-        "guided_backprop": "guided backpropagation [@springenberg2015]",
-        "grad_cam": "Grad-CAM [@selvaraju2017]",
-        "deep_taylor": "deep Taylor decomposition [@montavon2017]",
-        "occlusion": "occlusion [@zeiler2014]",
-    }.get(method, f"the method “{method}”")
+    if relevance and layer:
+        begun = f", starting from filter {entry.get('unit', 0)} of layer {layer}"
+    return f"{_METHODS[method](entry)}{begun}"
+
+
+def _given(entry: Mapping[str, Any], key: str, text: str) -> str:
+    """``text`` with the entry's number, nothing where the recipe leaves it to the default."""
+    return text.format(number(entry[key])) if entry.get(key) is not None else ""
+
+
+def _rules(entry: Mapping[str, Any]) -> str:
+    if entry.get("rules"):
+        return "rules by layer (" + "; ".join(f"{r[0]}: {r[1]}" for r in entry["rules"]) + ")"
+    preset = entry.get("preset", "nazari2021")
+    if preset == "nazari2021":
+        return (
+            "rules by layer as in Nazari et al. [@nazari2021]: epsilon on fully connected layers, "
+            "alpha 2 beta 1 on convolutions, flat on the first two"
+        )
+    return f"rules by layer, preset “{preset}”"
 
 
 def _form(form: Any) -> str:

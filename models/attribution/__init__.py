@@ -1,6 +1,17 @@
-"""Why does the network say so? One call, any method: ``explain(model, volumes, method=...)``."""
+"""Why does the network say so? One call, any method.
 
-from collections.abc import Callable
+>>> import numpy as np
+>>> from torch import nn
+>>> from models.attribution import explain
+>>> model = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
+>>> volume = np.ones((2, 2, 2), dtype="float32")
+>>> heatmap = explain(model, volume, method="lrp_alpha_beta", target=1, beta=0)
+>>> heatmap.shape
+(2, 2, 2)
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import Parameter, signature
@@ -14,9 +25,24 @@ if TYPE_CHECKING:
 METHODS = {
     "saliency": ("models.attribution.gradients", "saliency"),
     "input_x_gradient": ("models.attribution.gradients", "input_x_gradient"),
+    "guided_backprop": ("models.attribution.gradients", "guided_backprop"),
+    "integrated_gradients": ("models.attribution.gradients", "integrated_gradients"),
+    "smoothgrad": ("models.attribution.gradients", "smoothgrad"),
+    "grad_cam": ("models.attribution.gradcam", "grad_cam"),
+    "guided_grad_cam": ("models.attribution.gradcam", "guided_grad_cam"),
+    "deep_taylor": ("models.attribution.lrp", "deep_taylor"),
+    "lrp_0": ("models.attribution.lrp", "lrp_0"),
     "lrp_epsilon": ("models.attribution.lrp", "lrp_epsilon"),
+    "lrp_gamma": ("models.attribution.lrp", "lrp_gamma"),
     "lrp_alpha_beta": ("models.attribution.lrp", "lrp_alpha_beta"),
+    "lrp_flat": ("models.attribution.lrp", "lrp_flat"),
+    "lrp_w2": ("models.attribution.lrp", "lrp_w2"),
+    "lrp_composite": ("models.attribution.lrp", "lrp_composite"),
+    "occlusion": ("models.attribution.occlusion", "occlusion"),
+    "region_occlusion": ("models.attribution.occlusion", "region_occlusion"),
 }
+# Parameters that describe the images or the run, not the method: they are no recipe values.
+CONTEXT = ("voxel_mm", "regions", "progress", "checkpoint", "memory_mb")
 
 
 @dataclass(frozen=True)
@@ -26,12 +52,13 @@ class Explanation:
     Attributes
     ----------
     heatmap : torch.Tensor
-        Same shape as the input (N, C, x, y, z), float32 on the CPU.
+        Same shape as the input (N, C, *spatial); from :func:`attribute`, float32 on the CPU.
     score : torch.Tensor
-        (N,) score of the explained class before softmax.
+        (N,) score of the explained class before softmax or sigmoid.
     ledger : dict of str to torch.Tensor
-        For methods that conserve relevance, (N,) shares that add up to ``start``: ``map`` (sum of
-        the heatmap), ``bias``, ``epsilon``, ``no_input``. Empty for the others.
+        For methods that conserve something, (N,) shares that add up to ``start``: ``map`` (sum of
+        the heatmap) and what was absorbed (LRP: ``bias``, ``epsilon``, ``no_input``; integrated
+        gradients: ``quadrature``). Empty for the others.
     """
 
     heatmap: "torch.Tensor"
@@ -40,22 +67,71 @@ class Explanation:
 
 
 def explain(
-    model: "nn.Module", volumes: "torch.Tensor", *, method: str, target: int = 1, **parameters: Any
-) -> Explanation:
-    """Explain the score of class ``target`` for every volume of a batch.
-
-    The model comes back as it was: parameters, buffers, gradients and train/eval mode.
+    model: "nn.Module", volume: Any, *, method: str, target: int = 1, **parameters: Any
+) -> Any:
+    """Heatmap of one image, in the type that the image came in.
 
     Parameters
     ----------
     model : nn.Module
-        Maps (N, C, x, y, z) to (N, outputs) scores before softmax.
-    volumes : torch.Tensor
-        (N, C, x, y, z); computed in its dtype, on the model's device.
+        Any feed-forward network of (N, C, *spatial) to (N, outputs), on any device.
+    volume : numpy.ndarray, torch.Tensor or nibabel image
+        (x, y, z), or with channels first (C, x, y, z), or a batch (N, C, x, y, z); an image with
+        channels has them last, as NIfTI does. 2D alike. The values must be scaled as in training.
     method : str
         One of :data:`METHODS`.
     target : int
-        Column of the scores to explain.
+        Class to explain: an output of the network; 1 or 0 if it has one output only.
+    **parameters
+        Of the method; ``help`` on its function lists them. Methods that work in millimetres take
+        ``voxel_mm``, which an image brings with it.
+
+    Returns
+    -------
+    The same type and shape, float32.
+
+    Raises
+    ------
+    models.errors.InputError
+        Unknown method or parameter, an image that does not fit the network, or a layer for which
+        the method has no rule.
+    """
+    from models.attribution.images import heatmap_like, to_batch
+
+    batch, voxel_mm = to_batch(volume, model)
+    if voxel_mm is not None and "voxel_mm" in _names(_explainer(method, parameters)):
+        parameters.setdefault("voxel_mm", voxel_mm)
+    found = attribute(model, batch, method=method, target=target, **parameters)
+    return heatmap_like(volume, found.heatmap)
+
+
+def attribute(
+    model: "nn.Module",
+    volumes: "torch.Tensor",
+    *,
+    method: str,
+    target: int = 1,
+    autocast: bool = False,
+    **parameters: Any,
+) -> Explanation:
+    """Explain the score of class ``target`` for every volume of a batch.
+
+    The model comes back as it was: parameters, buffers, gradients, hooks and train/eval mode. A
+    batch that does not fit into memory is halved until it does.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps (N, C, *spatial) to (N, outputs) scores before softmax or sigmoid (one of these at
+        its end is left out).
+    volumes : torch.Tensor
+        (N, C, *spatial); computed in its dtype, on the model's device.
+    method : str
+        One of :data:`METHODS`.
+    target : int
+        Class to explain.
+    autocast : bool
+        On CUDA, let torch compute in mixed precision. LRP never does: its ledger has to close.
     **parameters
         Of the method; see its own docstring.
 
@@ -67,19 +143,68 @@ def explain(
     import torch
 
     explainer = _explainer(method, parameters)
-    device = next(model.parameters()).device
+    device = next((one.device for one in model.parameters()), volumes.device)
+
+    def explain_some(some: "torch.Tensor") -> Explanation:
+        with (
+            evaluating(model),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=autocast and device.type == "cuda"),
+        ):
+            own = some.clone() if some.is_inference() else some
+            found: Explanation = explainer(model, own.to(device), target, **parameters)
+        ledger = {name: share.detach().cpu() for name, share in found.ledger.items()}
+        return Explanation(found.heatmap.detach().float().cpu(), found.score.detach().cpu(), ledger)
+
+    return _joined(halving(explain_some, volumes))
+
+
+@contextmanager
+def evaluating(model: "nn.Module") -> Iterator[None]:
+    """Eval mode; afterwards every module is in the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.enable_grad():
-            result: Explanation = explainer(model, volumes.to(device), target, **parameters)
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def halving(
+    work: Callable[["torch.Tensor"], Explanation], volumes: "torch.Tensor"
+) -> list[Explanation]:
+    """``work`` on the volumes together or, where memory runs out, in halves."""
+    import torch
+
+    try:
+        return [work(volumes)]
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if len(volumes) < 2 or not is_out_of_memory(error):
+            raise
+    half = len(volumes) // 2
+    return [*halving(work, volumes[:half]), *halving(work, volumes[half:])]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch ran out of memory, on the GPU or on the CPU."""
+    import torch
+
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text
+
+
+def _joined(found: list[Explanation]) -> Explanation:
+    import torch
+
+    if len(found) == 1:
+        return found[0]
+    names = found[0].ledger
     return Explanation(
-        result.heatmap.detach().float().cpu(),
-        result.score.detach().cpu(),
-        {name: share.detach().cpu() for name, share in result.ledger.items()},
+        torch.cat([one.heatmap for one in found]),
+        torch.cat([one.score for one in found]),
+        {name: torch.cat([one.ledger[name] for one in found]) for name in names},
     )
 
 
@@ -89,12 +214,23 @@ def check_parameters(method: str, parameters: dict[str, Any]) -> None:
 
 
 def defaults(method: str) -> dict[str, Any]:
-    """Parameters of a method and their default values."""
+    """Parameters of a method and their default values, less :data:`CONTEXT`."""
+    parameters = signature(_explainer(method, {})).parameters
     return {
-        parameter.name: parameter.default
-        for parameter in signature(_explainer(method, {})).parameters.values()
-        if parameter.kind is Parameter.KEYWORD_ONLY
+        name: one.default
+        for name, one in parameters.items()
+        if one.kind is Parameter.KEYWORD_ONLY and name not in CONTEXT
     }
+
+
+def context(method: str) -> set[str]:
+    """Which of :data:`CONTEXT` a method takes."""
+    return set(_names(_explainer(method, {}))) & set(CONTEXT)
+
+
+def _names(explainer: Callable[..., Explanation]) -> list[str]:
+    parameters = signature(explainer).parameters.values()
+    return [one.name for one in parameters if one.kind is Parameter.KEYWORD_ONLY]
 
 
 def _explainer(method: str, parameters: dict[str, Any]) -> Callable[..., Explanation]:
@@ -103,13 +239,11 @@ def _explainer(method: str, parameters: dict[str, Any]) -> Callable[..., Explana
     if method not in METHODS:
         raise InputError(f"no attribution '{method}'; choose one of: {', '.join(METHODS)}")
     module, name = METHODS[method]
-    explainer = getattr(import_module(module), name)
-    known = [
-        parameter.name
-        for parameter in signature(explainer).parameters.values()
-        if parameter.kind is Parameter.KEYWORD_ONLY
-    ]
+    explainer: Callable[..., Explanation] = getattr(import_module(module), name)
+    known = _names(explainer)
     unknown = sorted(set(parameters) - set(known))
     if unknown:
-        raise InputError(f"{method} has no parameter '{unknown[0]}'; it has: {', '.join(known)}")
+        raise InputError(
+            f"{method} has no parameter '{unknown[0]}'; it has: {', '.join(known) or 'none'}"
+        )
     return explainer

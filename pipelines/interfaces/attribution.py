@@ -1,6 +1,7 @@
 """Interfaces of the explanation: one fold, one method over the cohort, one new person."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from models.grids import Grid
 from pipelines.derivatives import derivative_uri, label, read_table, relative_path, write_table
 from pipelines.heatmaps import (
     HeatmapNames,
@@ -53,25 +55,59 @@ def all_parameters(method: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_values(attribution: dict[str, Any]) -> None:
-    """Raise InputError for a parameter value that does not exist, by explaining a toy network."""
-    import torch
+    """Raise InputError for a parameter value that does not exist, by explaining a toy network.
 
-    explain_rows(torch.nn.Sequential(torch.nn.Linear(3, 2)), np.ones((1, 3)), [0], attribution, 1)
+    Names of layers are not looked at: they belong to the network of the recipe.
+    """
+    from torch import nn
+
+    toy = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
+    volume = np.ones((1, 1, 4, 4, 4), np.float32)
+    given = {key: value for key, value in attribution.items() if key not in ("layer", "unit")}
+    explain_rows(toy, volume, [0], given, 1, Surroundings((4.0,) * 3, np.ones((4, 4, 4), int)))
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What some methods ask for beside the image.
+
+    Parameters
+    ----------
+    voxel_mm : tuple of float
+        Voxel edges.
+    regions : (x, y, z) int array
+        Labels of the atlas on the grid.
+    """
+
+    voxel_mm: tuple[float, ...]
+    regions: np.ndarray
+
+    @classmethod
+    def on(cls, grid: Grid, regions: Regions) -> "Surroundings":
+        """Of a grid and an atlas on it."""
+        return cls(tuple(np.linalg.norm(grid.affine[:3, :3], axis=0)), regions.labels)
 
 
 def explain_rows(
-    network: Any, volumes: Any, rows: list[int], attribution: dict[str, Any], target: int
+    network: Any,
+    volumes: Any,
+    rows: list[int],
+    attribution: dict[str, Any],
+    target: int,
+    surroundings: Surroundings,
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """Heatmaps (rows, x, y, z) float32, channels summed, and each one's ledger."""
     import torch
 
-    from models.attribution import explain
+    from models.attribution import attribute, context
 
     parameters = {k: v for k, v in attribution.items() if k not in ("name", "method")}
+    asked = context(attribution["method"])
+    parameters |= {k: v for k, v in vars(surroundings).items() if k in asked}
     maps, ledgers = [], []
     for start in range(0, len(rows), BATCH):
         batch = np.stack([volumes[row] for row in rows[start : start + BATCH]]).astype(np.float32)
-        found = explain(
+        found = attribute(
             network,
             torch.from_numpy(batch),
             method=attribution["method"],
@@ -95,6 +131,7 @@ class ExplainFoldInputSpec(BaseInterfaceInputSpec):
     weights = File(exists=True, mandatory=True)
     network = traits.Dict(mandatory=True)
     attributions = traits.List(traits.Dict, mandatory=True)
+    atlas = traits.Str(mandatory=True)
     target = traits.Int(1, usedefault=True, desc="output that is explained")
     device = traits.Str("cpu", usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
@@ -126,9 +163,10 @@ class ExplainFold(SimpleInterface):
         network.load_state_dict(load_file(self.inputs.weights))
         network.to(self.inputs.device)
         index: dict[str, Any] = {"keys": [cache.keys[row] for row in rows], "fold": split.number}
+        around = Surroundings.on(cache.grid, Regions.on(self.inputs.atlas, cache.grid))
         for attribution in self.inputs.attributions:
             maps, ledgers = explain_rows(
-                network, cache.volumes, rows, attribution, self.inputs.target
+                network, cache.volumes, rows, attribution, self.inputs.target, around
             )
             np.save(folder / f"{attribution['name']}.npy", maps)
             index[attribution["name"]] = ledgers
@@ -351,9 +389,10 @@ class ExplainPerson(SimpleInterface):
         names = HeatmapNames(model.name, positive, model.grid)
         regions = Regions.on(card["Atlas"], model.grid)
         background = anatomy(volume[0, 0], model.grid.affine)
+        around, column = Surroundings.on(model.grid, regions), column_of(card, positive)
         for attribution in card["Attributions"]:
             found = [
-                explain_rows(network, volume, [0], attribution, column_of(card, positive))
+                explain_rows(network, volume, [0], attribution, column, around)
                 for network in networks
             ]
             ledgers = [one[1][0] for one in found]
