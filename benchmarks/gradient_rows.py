@@ -12,15 +12,11 @@ in a process of its own. The peer is a training step without an optimiser's stat
 training mode, backward with the gradients of all weights.
 """
 
-import gc
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
+from memory import peak_megabytes
 from rows import Row, alternate, parser, report
 from torch import nn
 
@@ -36,7 +32,7 @@ NETWORKS = (
     ("diktiometry", "diktiometry", (96, 112, 96), 6),
 )
 QUICK = 2
-QUICK_MEMORY = ("saliency", "guided_grad_cam", "integrated_gradients")
+QUICK_MEMORY = ("saliency",)
 # method -> largest share of one plain gradient's time
 TARGETS = {
     "saliency": 1.1,
@@ -93,7 +89,7 @@ def memory_rows(
 ) -> list[Row]:
     """Megabytes at the peak."""
     needed = {
-        task: peak_megabytes(task, name, shape, channels, gradients)
+        task: peak_megabytes(prepare, task, name, shape, channels, gradients)
         for task in ("training step", *methods)
     }
     peer = needed.pop("training step")
@@ -139,30 +135,16 @@ def call(method: str, model: nn.Module, volume: torch.Tensor, gradients: int) ->
     return attribute(model, volume, method=method, **many)
 
 
-def peak_megabytes(
+def prepare(
     task: str, name: str, shape: tuple[int, ...], channels: int, gradients: int
-) -> float:
-    """Peak of a task in a fresh process, less what network and image take."""
-    context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch"])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:  # of its own for every task
-        return pool.submit(_measure, task, name, shape, channels, gradients).result()
-
-
-def _measure(task: str, name: str, shape: tuple[int, ...], channels: int, gradients: int) -> float:
+) -> Callable[[], object]:
+    """A task, ready to be measured."""
     torch.set_num_threads(2)
     model, volume = network_and_image(name, shape, channels)
-    work = (
-        partial(training_step, model, volume)
-        if task == "training step"
-        else partial(call, task, model, volume, gradients)
-    )
     _small_gradient()  # what torch loads at its first backward is nobody's fault
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _kilobytes("VmRSS")
-    work()
-    return (_kilobytes("VmHWM") - before) / 1024
+    if task == "training step":
+        return partial(training_step, model, volume)
+    return partial(call, task, model, volume, gradients)
 
 
 def _small_gradient() -> None:
@@ -170,11 +152,6 @@ def _small_gradient() -> None:
     autograd(model, volume)
     for method in ("saliency", "guided_grad_cam", "smoothgrad"):
         call(method, model, volume, 1)
-
-
-def _kilobytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ _AXES = (2, 1, 0)  # rows of a mosaic: axial, coronal, sagittal
 _EDGES = {2: ("L", "R"), 1: ("L", "R"), 0: ("P", "A")}  # left and right edge of each kind of slice
 
 
-def save(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
+def save(figure: Figure, path: Path | str, *, dpi: int = 100) -> Path:
     """Write a figure as a small PNG, byte for byte the same for the same figure.
 
     The picture is reduced to a palette of 256 colours, which keeps a mosaic below 300 kB.
@@ -77,6 +77,7 @@ def save(figure: Figure, path: Path, *, dpi: int = 100) -> Path:
     figure.set_dpi(dpi)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     stream = io.BytesIO()
     picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(

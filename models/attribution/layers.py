@@ -37,7 +37,7 @@ from models.errors import InputError
 Version = Callable[[torch.Tensor], torch.Tensor]
 # Weights of a fully connected layer that are handled at a time, so that no version of all the
 # weights of Nazari 2021 (118 million) exists at once.
-DENSE_BLOCK = 2**23
+DENSE_BLOCK = 2**18
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Interfaces of the explanation: one fold, one method over the cohort, one new person."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from nipype.interfaces.base import (
     TraitedSpec,
     traits,
 )
+from tqdm import tqdm
 
 from models.grids import Grid
 from pipelines.derivatives import derivative_uri, label, read_table, relative_path, write_table
@@ -95,8 +97,12 @@ def explain_rows(
     attribution: dict[str, Any],
     target: int,
     surroundings: Surroundings,
+    folder: Path | None = None,
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Heatmaps (rows, x, y, z) float32, channels summed, and each one's ledger."""
+    """Heatmaps (rows, x, y, z) float32, channels summed, and each one's ledger.
+
+    Methods that take minutes show their progress and leave what they have in ``folder``.
+    """
     import torch
 
     from models.attribution import attribute, context
@@ -107,6 +113,9 @@ def explain_rows(
     maps, ledgers = [], []
     for start in range(0, len(rows), BATCH):
         batch = np.stack([volumes[row] for row in rows[start : start + BATCH]]).astype(np.float32)
+        if folder is not None and "checkpoint" in asked:
+            parameters["checkpoint"] = folder / f"{attribution['name']}_{start}.npz"
+            parameters["progress"] = _bar(f"{attribution['name']}, images from {start + 1}")
         found = attribute(
             network,
             torch.from_numpy(batch),
@@ -121,6 +130,17 @@ def explain_rows(
             for i in range(len(batch))
         ]
     return np.concatenate(maps), ledgers
+
+
+def _bar(what: str) -> Callable[[int, int], object]:
+    """Progress of one call, as (done, total), on a bar."""
+    bar = tqdm(desc=what, unit="patch", disable=None, leave=False)
+
+    def advance(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return advance
 
 
 class ExplainFoldInputSpec(BaseInterfaceInputSpec):
@@ -146,6 +166,7 @@ class ExplainFold(SimpleInterface):
 
     input_spec = ExplainFoldInputSpec
     output_spec = ExplainFoldOutputSpec
+    can_resume = True  # occlusion goes on where it was
 
     def _run_interface(self, runtime: Any) -> Any:
         from safetensors.torch import load_file
@@ -166,7 +187,7 @@ class ExplainFold(SimpleInterface):
         around = Surroundings.on(cache.grid, Regions.on(self.inputs.atlas, cache.grid))
         for attribution in self.inputs.attributions:
             maps, ledgers = explain_rows(
-                network, cache.volumes, rows, attribution, self.inputs.target, around
+                network, cache.volumes, rows, attribution, self.inputs.target, around, folder
             )
             np.save(folder / f"{attribution['name']}.npy", maps)
             index[attribution["name"]] = ledgers
