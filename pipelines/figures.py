@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -28,8 +28,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-Volume = SpatialImage | tuple[NDArray, NDArray]
-"""A nibabel image, or an array (X, Y, Z) with its 4x4 affine (voxel to RAS+ mm)."""
+Volume = SpatialImage | tuple[NDArray, NDArray] | NDArray
+"""A nibabel image, or an array (X, Y, Z) with its 4x4 affine (voxel to RAS+ mm).
+
+An array (or a tensor) alone is drawn in the order of its axes, in voxels and without sides: nobody
+knows which is left.
+"""
 
 MINUS = "\N{MINUS SIGN}"
 INK = "#22303a"
@@ -96,6 +100,7 @@ class _Brain:
 
     data: NDArray
     affine: NDArray
+    oriented: bool = True
 
     @property
     def voxel(self) -> NDArray:
@@ -168,17 +173,20 @@ def _box(mask: NDArray, margin: Sequence[int] | NDArray) -> tuple[slice, ...]:
 
 
 def _canonical(volume: Volume) -> _Brain:
+    oriented = isinstance(volume, tuple | SpatialImage)
+    if not oriented:
+        volume = np.asarray(volume), np.eye(4)
     if isinstance(volume, tuple):
         array, affine = np.asarray(volume[0]), np.asarray(volume[1], dtype=float)
         array = array.astype(np.float32)
         image: SpatialImage = nib.Nifti1Image(array, affine)
     else:
-        image = volume
+        image = cast(SpatialImage, volume)
     if len(image.shape) != 3:
         raise ValueError(f"a mosaic needs one 3D volume, not an array of shape {image.shape}")
     image = nib.as_closest_canonical(image)
     data = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32), posinf=0, neginf=0)
-    return _Brain(data, np.asarray(image.affine, dtype=float))
+    return _Brain(data, np.asarray(image.affine, dtype=float), oriented)
 
 
 def _onto(moving: _Brain, grid: _Brain) -> NDArray:
@@ -456,6 +464,9 @@ def _annotate(axes: Axes, brain: _Brain, axis: int, index: int) -> None:
     shadow: dict[str, Any] = {
         "path_effects": [patheffects.withStroke(linewidth=1.6, foreground="black")]
     }
+    if not brain.oriented:
+        axes.text(0.03, 0.03, f"{'ijk'[axis]} {index}", va="bottom", **style, **shadow)
+        return
     for where, letter in zip((0.03, 0.97), _EDGES[axis], strict=True):
         side = "left" if where < 0.5 else "right"
         axes.text(where, 0.97, letter, ha=side, va="top", weight="bold", **style, **shadow)

@@ -2,7 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.statistics.clusters import COLUMNS, name_peaks, significant_clusters
+from models.statistics.clusters import (
+    COLUMNS,
+    name_peaks,
+    name_shares,
+    significant_clusters,
+)
 
 AFFINE = np.array([[2.0, 0, 0, -20], [0, 2, 0, -30], [0, 0, 2, -10], [0, 0, 0, 1]])
 
@@ -95,3 +100,40 @@ def test_peaks_are_named():
         "unlabelled",
     ]
     assert "region" not in peaks
+
+
+def test_other_corrections_add_columns(maps):
+    t, p = maps
+    extent = np.where(t > 0, 0.2, 1.0)
+    extent[1:3, 1:3, 1:3] = 0.01
+    _, table = significant_clusters(t, p, AFFINE, also={"extent": extent, "tfce": p})
+    assert table["p_extent"].tolist() == [0.01, 1.0, 0.2]
+    assert table["p_tfce"].tolist() == [0.001, 0.04, 0.04]
+    empty = significant_clusters(t, p, AFFINE, alpha=0, also={"extent": extent})[1]
+    assert "p_extent" in empty
+    assert len(empty) == 0
+
+
+def test_shares_of_several_atlases(maps):
+    clusters, table = significant_clusters(*maps, AFFINE)
+    one, other = np.zeros(clusters.shape, np.int16), np.full(clusters.shape, 4, np.int16)
+    one[1, 1:3, 1:3] = 2001  # half of the cluster of 8 voxels
+    one[2, 1, 1:3] = 5  # a quarter
+    one[2, 2, 1] = 77  # an eighth, without a name
+    one[3, 1:3, 1] = 5  # two of three voxels of the second
+    names = pd.DataFrame({"index": [5, 2001], "name": ["Five", "Precentral_L"]})
+    atlases = {
+        "regions": (one, names),
+        "lobes": (other, pd.DataFrame({"index": [4], "name": ["Lobe"]})),
+    }
+    named = name_shares(table, clusters, atlases)
+    assert named["regions"].tolist() == [
+        "Precentral_L 50 %; Five 25 %; unlabelled 25 %",
+        "Five 67 %; unlabelled 33 %",
+        "unlabelled 100 %",
+    ]
+    assert named["lobes"].tolist() == ["Lobe 100 %"] * 3
+    few = name_shares(table, clusters, {"regions": (one, names)}, least=0.3)
+    assert few["regions"].tolist()[0] == "Precentral_L 50 %"
+    assert "regions" not in table
+    assert len(name_shares(table[:0], clusters, atlases)) == 0

@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from pipelines import charts, figures
@@ -121,6 +122,15 @@ def test_oblique_images_say_that_coordinates_are_approximate():
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     figure = figures.plot_slices((brain(turn @ AFFINE), turn @ AFFINE), n_slices=3)
     assert "≈" in figure.axes[0].texts[2].get_text()
+
+
+def test_an_array_alone_has_no_sides():
+    array = np.zeros((12, 12, 12), np.float32)
+    array[2:9, 2:9, 2:9] = 1
+    figure = figures.plot_slices(array, overlay=torch.from_numpy(array))
+    said = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert not said & {"L", "R", "P", "A"}
+    assert any(text.startswith("k ") for text in said)
 
 
 def test_overlay_limits():
