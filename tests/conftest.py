@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import affine_transform
 
 from bidsapp import cli
@@ -58,6 +59,12 @@ OBLIQUE_DEGREES = (14.0, -9.0, 21.0)  # about x, y, z
 
 
 # --- brains --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _same_draws():
+    """Networks and images that a test draws without a seed are the same in every run."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
