@@ -1,17 +1,22 @@
 """One linear model, fitted in every voxel."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
 
 from models.errors import InputError
 
+# Or anything with a shape that hands out arrays for `data[:, start:stop]`.
 Data = torch.Tensor | np.ndarray
 
-# Values of a block in float64, about four of which exist at a time.
+# Values in float64 in work at a time, on all threads; each exists about four times.
 BLOCK_VALUES = 1_000_000
+# Values of a piece that is read from disk at once, in the type that they are stored in.
+READ_VALUES = 8_000_000
 # Below this share of its own size, what is left of a voxel is float32 rounding, not signal.
 FLAT = 1e-6
 # A voxel that the model explains entirely has an infinite t: maps hold this much of it.
@@ -29,12 +34,14 @@ class Design:
     names : tuple of str
         One name per column.
     contrast : numpy.ndarray
-        (columns,), the weights of the tested combination of coefficients.
+        (columns,), the weights of the tested combination of coefficients, for a t test; or
+        (combinations, columns), for an F test of whether any of them differs from zero.
 
     Raises
     ------
     InputError
-        The columns depend on each other, or there are too few people for them.
+        The columns depend on each other, the tested combinations do, or there are too few people
+        for the columns.
     """
 
     matrix: np.ndarray
@@ -43,10 +50,15 @@ class Design:
 
     def __post_init__(self):
         people, columns = self.matrix.shape
-        if len(self.names) != columns or self.contrast.shape != (columns,):
+        rows = np.atleast_2d(self.contrast)
+        if len(self.names) != columns or rows.ndim != 2 or rows.shape[1] != columns:
             raise ValueError(f"a design of {columns} columns needs as many names and weights")
-        if not self.contrast.any():
+        if not rows.any(axis=1).all():
             raise ValueError("the contrast is zero everywhere: it tests nothing")
+        if np.linalg.matrix_rank(rows) < len(rows):
+            raise InputError(
+                f"the {len(rows)} combinations of an F test depend on each other: drop one of them."
+            )
         if self.dof < 1:
             raise InputError(
                 f"{people} people are too few for a model of {columns} columns "
@@ -62,6 +74,16 @@ class Design:
         """Residual degrees of freedom."""
         return self.matrix.shape[0] - self.matrix.shape[1]
 
+    @property
+    def is_f(self) -> bool:
+        """Whether the contrast asks for an F test."""
+        return self.contrast.ndim == 2
+
+    @property
+    def rank(self) -> int:
+        """Combinations that are tested together; 1 for a t test."""
+        return len(np.atleast_2d(self.contrast))
+
 
 @dataclass(frozen=True, eq=False)
 class GlmFit:
@@ -69,10 +91,11 @@ class GlmFit:
 
     Parameters
     ----------
-    t : numpy.ndarray
-        (voxels,), float64; 0 where not ``valid``.
+    statistic : numpy.ndarray
+        (voxels,), float64, t, or F for an F contrast; 0 where not ``valid``.
     beta : numpy.ndarray
-        (voxels,), float64, the contrast of the coefficients in units of the data.
+        (voxels,), or (combinations, voxels) for an F contrast; float64, the contrast of the
+        coefficients in units of the data.
     dof : int
         Residual degrees of freedom.
     valid : numpy.ndarray
@@ -80,10 +103,15 @@ class GlmFit:
         nuisance columns explain (a constant voxel, say).
     """
 
-    t: np.ndarray
+    statistic: np.ndarray
     beta: np.ndarray
     dof: int
     valid: np.ndarray
+
+    @property
+    def t(self) -> np.ndarray:
+        """The statistic, by its usual name."""
+        return self.statistic
 
 
 def two_group_design(
@@ -138,6 +166,23 @@ def _check_groups(group: np.ndarray) -> None:
 
 
 def _standardised(name: str, column: np.ndarray, earlier: list[np.ndarray]) -> np.ndarray:
+    column = standardised(name, column)
+    if follows(column, earlier):
+        raise InputError(
+            f"covariate '{name}' follows from the group and the covariates before it "
+            "(collinear): drop it."
+        )
+    return column
+
+
+def standardised(name: str, column: np.ndarray) -> np.ndarray:
+    """A covariate (people,) with mean 0 and standard deviation 1.
+
+    Raises
+    ------
+    InputError
+        It is missing for somebody, or the same for everybody.
+    """
     if not np.isfinite(column).all():
         missing = int((~np.isfinite(column)).sum())
         raise InputError(
@@ -147,44 +192,57 @@ def _standardised(name: str, column: np.ndarray, earlier: list[np.ndarray]) -> n
     centred = column - column.mean()
     if np.linalg.norm(centred) <= 1e-9 * np.linalg.norm(column):
         raise InputError(f"covariate '{name}' is the same for everybody: drop it.")
-    column = centred / centred.std()
-    basis = np.linalg.qr(np.column_stack(earlier))[0]
-    if np.linalg.norm(column - basis @ (basis.T @ column)) <= 1e-6 * np.linalg.norm(column):
-        raise InputError(
-            f"covariate '{name}' follows from the group and the covariates before it "
-            "(collinear): drop it."
-        )
-    return column
+    return centred / centred.std()
+
+
+def follows(column: np.ndarray, earlier: list[np.ndarray]) -> bool:
+    """Whether a column (people,) is, but for rounding, a combination of earlier ones."""
+    rest = residualised(column, np.column_stack(earlier)) if earlier else column
+    return bool(np.linalg.norm(rest) <= 1e-6 * np.linalg.norm(column))
 
 
 def partition(design: Design) -> tuple[np.ndarray, np.ndarray]:
     """Split a design into what is tested and what is nuisance.
 
-    The model ``X b`` is written again as ``g (c'b) + Z d``, with ``Z`` spanning the designs in
-    which the contrast ``c`` is zero.
+    The model ``X b`` is written again as ``G (C b) + Z d``, with ``Z`` spanning the designs in
+    which the contrast ``C`` is zero.
 
     Returns
     -------
     regressor : numpy.ndarray
-        (people,), ``g``; its coefficient is the contrast.
+        (people,), or (people, combinations) for an F contrast: ``G``; its coefficients are the
+        contrast.
     nuisance : numpy.ndarray
-        (people, columns - 1), ``Z``; the untested columns themselves where the contrast picks
-        a single one.
+        (people, columns - combinations), ``Z``; the untested columns themselves where the
+        contrast concerns no more columns than it has combinations.
     """
-    contrast = design.contrast.astype(float)
-    regressor = design.matrix @ contrast / (contrast @ contrast)
-    if np.count_nonzero(contrast) == 1:
-        return regressor, design.matrix[:, contrast == 0]
-    left = np.linalg.svd(contrast[None])[2][1:]
+    rows = np.atleast_2d(design.contrast).astype(float)
+    regressors = design.matrix @ np.linalg.pinv(rows)
+    regressor = regressors if design.is_f else regressors[:, 0]
+    tested = rows.any(axis=0)
+    if tested.sum() == len(rows):
+        return regressor, design.matrix[:, ~tested]
+    left = np.linalg.svd(rows)[2][len(rows) :]
     return regressor, design.matrix @ left.T
 
 
 def residualised(regressor: np.ndarray, nuisance: np.ndarray) -> np.ndarray:
-    """Part of a vector (people,) that the nuisance columns do not explain."""
+    """Part of a vector (people,), or of several (people, k), that nuisance does not explain."""
     basis = np.linalg.qr(nuisance)[0]
     # Twice: the second pass removes what rounding left of the first.
     once = regressor - basis @ (basis.T @ regressor)
     return once - basis @ (basis.T @ once)
+
+
+def orthonormal(rest: np.ndarray) -> np.ndarray:
+    """Directions (people, k) of length one that span residualised regressors.
+
+    A single regressor keeps its sign.
+    """
+    columns = rest.reshape(len(rest), -1)
+    if columns.shape[1] == 1:
+        return columns / np.linalg.norm(columns)
+    return np.linalg.qr(columns)[0]
 
 
 def unit_residuals(block: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -214,15 +272,50 @@ def unit_residuals(block: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tens
     return residuals, torch.where(usable, length, 0.0)
 
 
-def voxel_blocks(data: Data, size: int | None) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Walk over (people, voxels) data, memory mapped or not, as float64 blocks on the CPU."""
-    size = size or max(64, BLOCK_VALUES // data.shape[0])
-    for start in range(0, data.shape[1], size):
-        where = slice(start, min(start + size, data.shape[1]))
-        block = data[:, where]
-        if isinstance(block, np.ndarray):
-            block = torch.from_numpy(block.astype(np.float64))
-        yield where, block.to("cpu", torch.float64)
+def visit_blocks(
+    data: Data, size: int | None, visit: Callable[[slice, torch.Tensor], None]
+) -> None:
+    """Call ``visit(where, block)`` for all (people, voxels) blocks of the data, in any order.
+
+    Blocks come as float64 on the CPU. As many are in work at a time as torch has threads, each on
+    one of them: blocks are too small for threads to share.
+    """
+    threads = torch.get_num_threads()
+    blocks, lock = _blocks(data, size or max(8, BLOCK_VALUES // threads // data.shape[0])), Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                found = next(blocks, None)
+            if found is None:
+                return
+            where, block = found
+            if isinstance(block, np.ndarray):
+                block = torch.from_numpy(block.astype(np.float64))
+            visit(where, block.to("cpu", torch.float64))
+
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for worker in [pool.submit(work) for _ in range(threads)]:
+                worker.result()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _blocks(data: Data, size: int) -> Iterator[tuple[slice, Data]]:
+    """Cut (people, voxels) data by columns.
+
+    What lies on disk (a memory map, or anything else that is cut by columns) is read in wider
+    pieces, in its own type: with many people a block is narrower than what a disk hands out.
+    """
+    people, voxels = data.shape
+    in_memory = isinstance(data, torch.Tensor) or type(data) is np.ndarray
+    wide = voxels if in_memory else max(size, READ_VALUES // people)
+    for first in range(0, voxels, wide):
+        piece = data if in_memory else np.array(data[:, first : first + wide])
+        for start in range(0, piece.shape[1], size):
+            stop = min(start + size, piece.shape[1])
+            yield slice(first + start, first + stop), piece[:, start:stop]
 
 
 def fit(data: Data, design: Design, block_voxels: int | None = None) -> GlmFit:
@@ -240,20 +333,29 @@ def fit(data: Data, design: Design, block_voxels: int | None = None) -> GlmFit:
     Returns
     -------
     GlmFit
-        t and contrast of every voxel. A voxel that the model explains without any rest has
-        ``|t| = 1e6 sqrt(dof)`` in place of infinity.
+        t (or F) and contrast of every voxel. A voxel that the model explains without any rest
+        has ``|t| = 1e6 sqrt(dof)`` in place of infinity.
     """
     check_people(data, design)
     raw, nuisance = partition(design)
     rest = residualised(raw, nuisance)
-    unit = torch.from_numpy(rest / np.linalg.norm(rest))
+    units = orthonormal(rest)
     basis = torch.from_numpy(np.linalg.qr(nuisance)[0])
-    correlation, length = np.zeros(data.shape[1]), np.zeros(data.shape[1])
-    for where, block in voxel_blocks(data, block_voxels):
+    correlation = np.zeros((design.rank, data.shape[1]))
+    length = np.zeros(data.shape[1])
+
+    def visit(where: slice, block: torch.Tensor) -> None:
         residuals, size = unit_residuals(block, basis)
-        correlation[where], length[where] = (unit @ residuals).numpy(), size.numpy()
-    beta = correlation * length / np.linalg.norm(rest)
-    return GlmFit(t_of(correlation, design.dof), beta, design.dof, length > 0)
+        correlation[:, where] = torch.from_numpy(units.T) @ residuals
+        length[where] = size
+
+    visit_blocks(data, block_voxels, visit)
+    # rest = units (units' rest), whose coefficients on the residuals are units' residuals.
+    beta = np.linalg.solve(units.T @ rest.reshape(units.shape), correlation * length)
+    if design.is_f:
+        f = f_of((correlation**2).sum(axis=0), design.rank, design.dof)
+        return GlmFit(f, beta, design.dof, length > 0)
+    return GlmFit(t_of(correlation[0], design.dof), beta[0], design.dof, length > 0)
 
 
 def check_people(data: Data, design: Design) -> None:
@@ -268,3 +370,8 @@ def t_of(correlation: np.ndarray, dof: int) -> np.ndarray:
     """T value of a partial correlation; finite also at a correlation of one."""
     unexplained = np.maximum(1 - correlation**2, LEAST_UNEXPLAINED)
     return correlation * np.sqrt(dof / unexplained)
+
+
+def f_of(explained: np.ndarray, rank: int, dof: int) -> np.ndarray:
+    """F value of a partial R^2; finite also where everything is explained."""
+    return explained / np.maximum(1 - explained, LEAST_UNEXPLAINED) * dof / rank

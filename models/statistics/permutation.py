@@ -1,54 +1,112 @@
-r"""Family-wise error by permutation: Freedman-Lane with the maximum of \|t\|.
+"""Corrected p values by permutation: voxels, cluster extents and masses, TFCE.
 
-Freedman and Lane permute the residuals ``e`` of the nuisance model, add the nuisance fit back and
-fit the whole model again. With ``P`` the permutation, ``Q`` an orthonormal basis of the nuisance
-and ``h`` the tested regressor, residualised against ``Q`` and of length one, that fit's t depends
-on ``P e`` only through its partial correlation with ``h``::
+All are corrected by the distribution of their maximum over the image, all from the same
+rearrangements of the people (Freedman and Lane; `models.statistics.kernels`). Where only voxels
+are asked for, no map of a rearrangement is ever formed, and only its maximum is kept.
 
-    r = h'Pe / |Pe - QQ'Pe|          t = r sqrt(dof / (1 - r^2))
-
-The nuisance fit that was added back is what ``Q`` removes again. As ``P`` keeps lengths,
-``|Pe - QQ'Pe|^2 = |e|^2 - |(P'Q)'e|^2`` and ``h'Pe = (P'h)'e``: permuting the people's residuals
-is permuting the rows of ``h`` and ``Q`` together. The data are therefore residualised and scaled
-once, and a permutation costs one product with ``1 + k`` short vectors per voxel. Columns that are
-constant wherever people are exchanged (the intercept) do not move, and cost nothing.
-
-The products are in float32; data are residualised and observed t values are computed in float64.
+Observed statistics are computed in float64, those of the rearrangements mostly in float32.
 """
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, product
+from threading import Lock
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from scipy import stats
 
 from models.errors import InputError
-from models.statistics.glm import (
-    Data,
-    Design,
-    check_people,
-    fit,
-    partition,
-    residualised,
-    t_of,
-    unit_residuals,
-    voxel_blocks,
-)
+from models.statistics.exchange import Exchange, Moves
+from models.statistics.glm import Data, Design, check_people, fit, visit_blocks
+from models.statistics.kernels import Correlation, Kernel, Welch
+from models.statistics.tail import Tail, fit_tail
 
-# Voxels per block and design rows per product: both operands and the result stay in cache.
-CPU_BLOCK = (2048, 192)
-GPU_BLOCK = (32768, 768)
-DESIGN_BYTES = 64_000_000
-# With few degrees of freedom t is steep in r, and float32 would blur it; such cohorts are small
-# enough for float64 on the CPU.
-SMALL_DOF = 20
+MEMORY_MB = 120.0
+GPU_MEMORY_MB = 2000.0
+ALTERNATIVES = ("two-sided", "greater")
 # float32 maxima against float64 observations: a tie must count as a tie.
 TIE = 1e-4
 
 Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Spatial:
+    """Statistics of neighbouring voxels, to be corrected beside those of single voxels.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        3-D bool; the columns of the data are ``image[mask]``.
+    cluster_t : float, optional
+        Voxels beyond this statistic (t, F, v or G) form clusters.
+    cluster_p : float, optional
+        The same as an uncorrected p value of the parametric test, two-sided if the test is.
+    tfce : bool
+        Whether threshold-free cluster enhancement is computed (E = 0.5, H = 2).
+    connectivity : {18, 26, 6}
+        As for `models.statistics.components.Lattice`.
+    """
+
+    mask: np.ndarray
+    cluster_t: float | None = None
+    cluster_p: float | None = None
+    tfce: bool = False
+    connectivity: int = 18
+
+    def __post_init__(self):
+        if self.cluster_t is not None and self.cluster_p is not None:
+            raise ValueError("clusters are formed by a t or by a p, not by both")
+        if self.cluster_t is not None and not self.cluster_t > 0:
+            raise InputError(f"a cluster-forming threshold of {self.cluster_t}: use one above 0.")
+        if self.cluster_p is not None and not 0 < self.cluster_p < 0.5:
+            raise InputError(f"a cluster-forming p of {self.cluster_p}: use one between 0 and 0.5.")
+
+    def threshold(self, design: Design, two_sided: bool) -> float | None:
+        """Cluster-forming statistic, None if no clusters are wanted."""
+        if self.cluster_p is None:
+            return self.cluster_t
+        if design.is_f:
+            return float(stats.f.isf(self.cluster_p, design.rank, design.dof))
+        return float(stats.t.isf(self.cluster_p / (1 + two_sided), design.dof))
+
+
+@dataclass(frozen=True, eq=False)
+class Corrected:
+    """One statistic of every voxel, corrected by the distribution of its maximum.
+
+    Parameters
+    ----------
+    observed : numpy.ndarray
+        (voxels,): the statistic itself; extent in voxels, or mass, of the cluster that the voxel
+        lies in (0 outside clusters); TFCE.
+    p_fwe : numpy.ndarray
+        (voxels,), corrected over all voxels; 1 where not valid. Maxima within 1e-4 of what was
+        observed count as reaching it.
+    max_distribution : numpy.ndarray
+        (n_permutations,), the largest of each rearrangement, the observed one first.
+    tail : Tail or None
+        The generalised Pareto tail, where one was asked for and could be fitted. It makes p only
+        if ``tail.accepted``.
+    """
+
+    observed: np.ndarray
+    p_fwe: np.ndarray
+    max_distribution: np.ndarray
+    tail: Tail | None = None
+
+    def threshold_at(self, alpha: float) -> float:
+        """What must be exceeded for ``p_fwe <= alpha``; infinity if nothing can."""
+        tail = self.tail
+        if tail is not None and tail.accepted and alpha < tail.share:
+            return tail.value_at(alpha) if alpha >= tail.floor else math.inf
+        allowed = math.floor(alpha * len(self.max_distribution) + 1e-9)
+        if allowed < 1:
+            return math.inf
+        descending = np.sort(self.max_distribution)[::-1]
+        return float(descending[allowed]) if allowed < len(descending) else -math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,38 +115,52 @@ class PermutationResult:
 
     Parameters
     ----------
-    t : numpy.ndarray
-        (voxels,), float64, as fitted; 0 where not ``valid``.
-    p_fwe : numpy.ndarray
-        (voxels,), two-sided p value corrected over all voxels; 1 where not ``valid``. Maxima
-        within 1e-4 of a voxel's t count as reaching it.
-    max_distribution : numpy.ndarray
-        (n_permutations,), the largest absolute t of each, the observed order first.
+    name : {"t", "F", "v", "G"}
+        The statistic: v and G allow for variance groups.
+    voxel : Corrected
+        The statistic; float64, as fitted, 0 where not ``valid``.
+    spatial : dict
+        "extent", "mass" and "tfce", as far as asked for, to `Corrected`.
+    cluster_threshold : float or None
+        The statistic beyond which voxels form clusters.
     n_permutations : int
-        Orders looked at, the observed one included; the smallest possible p is its inverse.
+        Rearrangements looked at, the observed one included; without a tail, the smallest possible
+        p is its inverse.
     exact : bool
-        True if these are all the distinct orders there are.
+        True if these are all the distinct ones there are.
     dof : int
         Residual degrees of freedom.
     valid : numpy.ndarray
         (voxels,), bool; False where the data are not finite or do not vary.
     """
 
-    t: np.ndarray
-    p_fwe: np.ndarray
-    max_distribution: np.ndarray
+    name: str
+    voxel: Corrected
+    spatial: dict[str, Corrected]
+    cluster_threshold: float | None
     n_permutations: int
     exact: bool
     dof: int
     valid: np.ndarray
 
+    @property
+    def t(self) -> np.ndarray:
+        """(voxels,), the statistic."""
+        return self.voxel.observed
+
+    @property
+    def p_fwe(self) -> np.ndarray:
+        """(voxels,), the voxels' corrected p."""
+        return self.voxel.p_fwe
+
+    @property
+    def max_distribution(self) -> np.ndarray:
+        """(n_permutations,), the largest statistic of each."""
+        return self.voxel.max_distribution
+
     def threshold_at(self, alpha: float) -> float:
-        """Absolute t that must be exceeded for ``p_fwe <= alpha``; infinity if nothing can."""
-        allowed = math.floor(alpha * self.n_permutations + 1e-9)
-        if allowed < 1:
-            return math.inf
-        descending = np.sort(self.max_distribution)[::-1]
-        return float(descending[allowed]) if allowed < len(descending) else 0.0
+        """What the statistic, or its absolute value, must exceed for ``p_fwe <= alpha``."""
+        return self.voxel.threshold_at(alpha)
 
 
 def max_statistic(
@@ -101,238 +173,247 @@ def max_statistic(
     block_voxels: int | None = None,
     progress: Progress | None = None,
 ) -> PermutationResult:
-    """Test one contrast in every voxel, both signs, corrected for all voxels.
+    """`permutation_test` of voxels, two-sided, places changing within ``exchange_within``."""
+    return permutation_test(
+        data,
+        design,
+        n_permutations,
+        seed,
+        Exchange(within=exchange_within),
+        device=device,
+        block_voxels=block_voxels,
+        progress=progress,
+    )
+
+
+def permutation_test(
+    data: Data,
+    design: Design,
+    n_permutations: int = 1000,
+    seed: int = 0,
+    exchange: Exchange | None = None,
+    *,
+    alternative: str = "two-sided",
+    spatial: Spatial | None = None,
+    tail: bool = False,
+    device: str | torch.device = "cpu",
+    memory_mb: float | None = None,
+    block_voxels: int | None = None,
+    progress: Progress | None = None,
+) -> PermutationResult:
+    """Test one contrast in every voxel, corrected for all voxels.
 
     Parameters
     ----------
     data : torch.Tensor or numpy.ndarray
-        (people, voxels), one row per person; float32 is enough, a memory map is read in blocks.
+        (people, voxels), one row per person; float32 is enough. A memory map, or anything else
+        that hands out arrays for ``data[:, start:stop]``, is read in blocks.
     design : Design
         The model and its contrast.
     n_permutations : int
-        Random orders drawn beside the observed one. If there are at most this many distinct
-        orders in all, each is visited once instead and the test is exact.
+        Rearrangements drawn beside the observed one. If there are at most this many distinct
+        ones in all, each is visited once instead and the test is exact.
     seed : int
-        Seed of the orders.
-    exchange_within : numpy.ndarray, optional
-        (people,), block labels (test folds, sites): people change places only within their own
-        block. By default everybody may change places.
+        Seed of the rearrangements.
+    exchange : Exchange, optional
+        What may be rearranged; by default everybody may change places.
+    alternative : {"two-sided", "greater"}
+        For t and v: both signs, or only effects above zero (turn the contrast for the others). F
+        and G know no sign.
+    spatial : Spatial, optional
+        Cluster and TFCE statistics that are corrected, too. Maps are then formed, and enhanced on
+        as many threads as torch uses.
+    tail : bool
+        Whether small p values come from a generalised Pareto tail, where one fits
+        (`models.statistics.tail`). Not used if the test is exact.
     device : str or torch.device
         Where the products run.
+    memory_mb : float, optional
+        Memory to work in, beyond the data and the results, whatever the number of people and
+        voxels; 120, with a GPU 2000, if not given. More of it means fewer walks over the data.
     block_voxels : int, optional
-        Voxels handled at a time; the default fits the device.
+        Voxels handled at a time; the default fits the device and the memory.
     progress : callable, optional
         Called with (done, total) as the work advances.
 
     Returns
     -------
     PermutationResult
-        For a seed, the orders are always the same; the maxima agree within float32 rounding
-        between devices, thread counts and block sizes.
+        For a seed, the rearrangements are always the same; the maxima agree within float32
+        rounding between devices, thread counts and block sizes.
 
     Raises
     ------
     InputError
-        Nobody can change places, or no voxel varies.
+        Nothing can be rearranged, or no voxel varies.
     """
     check_people(data, design)
-    if n_permutations < 1:
-        raise InputError(f"{n_permutations} permutations: at least one is needed.")
-    blocks = _block_codes(exchange_within, design.matrix.shape[0])
-    exact, count, orders = _orders(design, blocks, n_permutations, seed)
-    observed = fit(data, design)
-    if not observed.valid.any():
+    if alternative not in ALTERNATIVES:
+        raise ValueError(f"alternative '{alternative}': choose among {', '.join(ALTERNATIVES)}")
+    exchange = exchange or Exchange()
+    device = torch.device(device)
+    memory = 1e6 * (memory_mb or (MEMORY_MB if device.type == "cpu" else GPU_MEMORY_MB))
+    two_sided = alternative == "two-sided" and not design.is_f
+    moves = Moves(exchange, design.matrix, n_permutations, seed)
+    measures = _Measures(spatial, design, two_sided, data.shape[1])
+    signed = not design.is_f and (not two_sided or bool(measures.names))
+    kernel: Kernel
+    if exchange.variance is None:
+        kernel = Correlation(design, moves, device, signed, memory, block_voxels)
+    else:
+        kernel = Welch(design, moves, signed, memory, block_voxels)
+    statistic, valid = _observed(data, design, kernel)
+    if not valid.any():
         raise InputError("no voxel varies between people: check the maps and their mask.")
-    kernel = _Kernel(design, blocks, torch.device(device), block_voxels)
-    permuted = t_of(np.sqrt(kernel.maxima(data, orders, count, progress)), design.dof)
-    t = np.abs(observed.t)
-    maxima = np.concatenate([[t.max()], permuted])
-    p = np.where(observed.valid, _corrected(t, maxima), 1.0)
+    if measures.names:
+        permuted = _largest_of_maps(data, kernel, measures, memory, progress)
+    else:
+        permuted = _largest(data, kernel, progress)[:, None]
+    observed = measures.whole(statistic)
+    corrected = {
+        name: _corrected(values, column, valid, two_sided, tail and not moves.exact)
+        for (name, values), column in zip(observed.items(), permuted.T, strict=True)
+    }
     return PermutationResult(
-        t=observed.t,
-        p_fwe=p,
-        max_distribution=maxima,
-        n_permutations=len(maxima),
-        exact=exact,
+        name=("G" if design.is_f else "v") if exchange.variance is not None else "tF"[design.is_f],
+        voxel=corrected.pop("voxel"),
+        spatial=corrected,
+        cluster_threshold=measures.threshold,
+        n_permutations=moves.count + 1,
+        exact=moves.exact,
         dof=design.dof,
-        valid=observed.valid,
+        valid=valid,
     )
 
 
-def _corrected(t: np.ndarray, maxima: np.ndarray) -> np.ndarray:
-    """Share of the maxima (the observed one among them) that reach each voxel's absolute t."""
-    reached = np.searchsorted(np.sort(maxima), t * (1 - TIE), side="left")
-    return (len(maxima) - reached) / len(maxima)
+def _observed(data: Data, design: Design, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
+    """The statistic of every voxel as it is, and which voxels have one."""
+    observed = fit(data, design)
+    if isinstance(kernel, Correlation):
+        return observed.statistic, observed.valid
+    people = np.arange(data.shape[0])[None]
+    statistic = next(_maps(data, kernel, iter([(people, None)])))[0]
+    if not kernel.signed and not design.is_f:
+        statistic = np.copysign(statistic, observed.statistic)
+    return np.where(observed.valid, statistic, 0.0), observed.valid
 
 
-# ---- Orders ----------------------------------------------------------------------------------
-
-
-def _block_codes(labels: np.ndarray | None, people: int) -> np.ndarray:
-    if labels is None:
-        return np.zeros(people, dtype=int)
-    if len(labels) != people:
-        raise ValueError(f"{len(labels)} exchange labels for {people} people")
-    return np.unique(np.asarray(labels), return_inverse=True)[1].reshape(-1)
-
-
-def _orders(
-    design: Design, blocks: np.ndarray, n_permutations: int, seed: int
-) -> tuple[bool, int, Iterator[np.ndarray]]:
-    """Whether these are all orders, how many beside the observed one, and the orders."""
-    rows = np.unique(design.matrix, axis=0, return_inverse=True)[1].reshape(-1)
-    distinct = n_distinct_orders(rows, blocks)
-    if distinct == 1:
-        raise InputError(
-            "nobody can change places: within every exchange block all people have the same "
-            "group and covariates. Use larger blocks or none."
-        )
-    if distinct <= n_permutations:
-        return True, distinct - 1, _other_orders(rows, blocks)
-    return False, n_permutations, random_orders(blocks, n_permutations, seed)
-
-
-def _chunks(orders: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Gather orders (people,) into arrays (at most size, people)."""
-    while chunk := list(islice(orders, size)):
-        yield np.stack(chunk)
-
-
-def n_distinct_orders(rows: np.ndarray, blocks: np.ndarray) -> int:
-    """Count the orders that differ, given which design rows are equal, within blocks."""
-    count = 1
-    for block in np.unique(blocks):
-        sizes = np.unique(rows[blocks == block], return_counts=True)[1]
-        count *= math.factorial(int(sizes.sum()))
-        count //= math.prod(math.factorial(int(size)) for size in sizes)
-    return count
-
-
-def random_orders(blocks: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw orders (people,), each person's place taken by somebody of the same block."""
-    rng = np.random.default_rng(seed)
-    places = np.argsort(blocks, kind="stable")
-    for _ in range(count):
-        order = np.empty_like(places)
-        order[places] = np.lexsort((rng.random(len(blocks)), blocks))
-        yield order
-
-
-def _other_orders(rows: np.ndarray, blocks: np.ndarray) -> Iterator[np.ndarray]:
-    """Every distinct order but the observed one."""
-    members = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
-    someone = {row: person for person, row in reversed(list(enumerate(rows)))}
-    for arrangement in product(*(list(_arrangements(rows[people])) for people in members)):
-        new = np.empty_like(rows)
-        for people, codes in zip(members, arrangement, strict=True):
-            new[people] = codes
-        if not np.array_equal(new, rows):
-            yield np.array([someone[row] for row in new])
-
-
-def _arrangements(codes: np.ndarray) -> Iterator[tuple[int, ...]]:
-    """Distinct arrangements of a multiset, in lexicographic order."""
-    current = sorted(int(code) for code in codes)
-    while True:
-        yield tuple(current)
-        rises = [i for i in range(len(current) - 1) if current[i] < current[i + 1]]
-        if not rises:
-            return
-        pivot = rises[-1]
-        swap = max(i for i in range(pivot + 1, len(current)) if current[i] > current[pivot])
-        current[pivot], current[swap] = current[swap], current[pivot]
-        current[pivot + 1 :] = reversed(current[pivot + 1 :])
+def _corrected(
+    observed: np.ndarray, permuted: np.ndarray, valid: np.ndarray, two_sided: bool, fitted: bool
+) -> Corrected:
+    """Share of the maxima (the observed one among them) that reach each voxel's value."""
+    values = np.abs(observed) if two_sided else observed
+    maxima = np.concatenate([[values[valid].max()], permuted])
+    reached = np.searchsorted(np.sort(maxima), values - TIE * np.abs(values), side="left")
+    p = (len(maxima) - reached) / len(maxima)
+    tail = fit_tail(permuted) if fitted else None
+    if tail is not None and tail.accepted:
+        beyond = values > tail.start
+        p[beyond] = tail.p(values[beyond])
+    return Corrected(observed, np.where(valid, p, 1.0), maxima, tail)
 
 
 # ---- Maxima ----------------------------------------------------------------------------------
 
 
-class _Kernel:
-    """Largest r^2 over voxels for many orders, in bounded memory.
+def _largest(data: Data, kernel: Kernel, progress: Progress | None) -> np.ndarray:
+    """(moves,) float64, the largest statistic of each; no map is formed."""
+    lock = Lock()
+    total = kernel.n_blocks(data) * math.ceil(kernel.moves.count / kernel.at_once)
+    largest, done = [], 0
+    for orders, signs in kernel.moves.chunks(kernel.at_once):
+        operands = kernel.operands(orders, signs)
+        best = torch.full((len(orders),), -torch.inf, dtype=kernel.dtype, device=kernel.device)
 
-    ``moving`` (1 + k, people) holds the tested regressor and the nuisance directions that an
-    exchange moves; ``basis`` all of the nuisance.
-    """
-
-    def __init__(self, design, blocks, device, block_voxels):
-        raw, nuisance = partition(design)
-        regressor = residualised(raw, nuisance)
-        directions = _moving(nuisance, blocks)
-        unit = regressor / np.linalg.norm(regressor)
-        small = design.dof < SMALL_DOF
-        self.device = torch.device("cpu") if small else device
-        self.dtype = torch.float64 if small else torch.float32
-        self.moving = np.vstack([unit, directions.T]).astype("f8" if small else "f4")
-        self.basis = torch.from_numpy(np.linalg.qr(nuisance)[0])
-        voxels, rows = CPU_BLOCK if self.device.type == "cpu" else GPU_BLOCK
-        self.voxels = block_voxels or max(64, min(voxels, voxels * 1000 // len(design.matrix)))
-        self.orders_per_product = max(8, rows // len(self.moving))
-
-    def maxima(
-        self, data: Data, orders: Iterator[np.ndarray], count: int, progress: Progress | None
-    ) -> np.ndarray:
-        """(count,) float64: the largest r^2 of each order."""
-        order_bytes = 16 * self.moving.shape[1]
-        at_once = max(
-            self.orders_per_product, DESIGN_BYTES // (2 * self.moving.nbytes + order_bytes)
-        )
-        n_blocks = math.ceil(data.shape[1] / self.voxels)
-        total = n_blocks * math.ceil(count / at_once)
-        best, done = [], 0
-        for chunk in _chunks(orders, at_once):
-            operands = self._operands(chunk)
-            chunk_best = [
-                torch.zeros(rows, dtype=self.dtype, device=self.device) for rows, _ in operands
-            ]
-            for _, block in voxel_blocks(data, self.voxels):
-                residuals = self._to_device(unit_residuals(block, self.basis)[0])
-                for so_far, (rows, operand) in zip(chunk_best, operands, strict=True):
-                    torch.maximum(so_far, self._max_r2(operand, residuals, rows), out=so_far)
+        def visit(_: slice, block: torch.Tensor, best=best, operands=operands) -> None:
+            nonlocal done
+            found = [scores.amax(dim=1) for _, scores in kernel.scores(operands, block)]
+            with lock:
+                torch.maximum(best, torch.cat(found), out=best)
                 done += 1
                 if progress is not None:
-                    progress(done, total)
-            best += chunk_best
-        return torch.cat(best).clamp(max=1.0).cpu().double().numpy()
+                    progress(min(done, total), total)
 
-    def _operands(self, orders: np.ndarray) -> list[tuple[int, torch.Tensor]]:
-        """Permuted designs, ((1 + k) * orders, people) each, ready for the product."""
-        step = self.orders_per_product
-        parts = (orders[start : start + step] for start in range(0, len(orders), step))
-        return [(len(part), self._ready(self.moving[:, part])) for part in parts]
-
-    def _ready(self, permuted: np.ndarray) -> torch.Tensor:
-        flat = torch.from_numpy(permuted.reshape(-1, permuted.shape[-1]))
-        return self._packed(flat.to(self.device))
-
-    def _to_device(self, residuals: torch.Tensor) -> torch.Tensor:
-        """(people, voxels) float64 to (voxels, people), as and where it is multiplied."""
-        return self._packed(residuals.T.to(self.dtype).contiguous().to(self.device))
-
-    def _packed(self, matrix: torch.Tensor) -> torch.Tensor:
-        # oneDNN's float32 product is more than twice as fast as the BLAS that torch.mm calls on
-        # processors for which that BLAS was not written.
-        fits = self.device.type == "cpu" and self.dtype == torch.float32
-        return matrix.to_mkldnn() if fits and torch.backends.mkldnn.is_available() else matrix
-
-    def _max_r2(self, operand: torch.Tensor, residuals: torch.Tensor, rows: int) -> torch.Tensor:
-        products = F.linear(operand, residuals)  # ((1 + k) * rows, voxels)
-        if products.is_mkldnn:
-            products = products.to_dense()
-        squares = products.square_().view(-1, rows, products.shape[1])
-        if len(squares) == 1:
-            return squares[0].amax(dim=1)
-        left = squares[1]
-        for direction in squares[2:]:
-            left += direction
-        # Never 0 / 0, where the permuted nuisance alone explains a voxel.
-        left.neg_().add_(1.0).clamp_(min=4 * torch.finfo(self.dtype).eps)
-        return squares[0].div_(left).amax(dim=1)
+        visit_blocks(data, kernel.voxels, visit)
+        largest.append(best.cpu().double())
+    return kernel.statistic(torch.cat(largest)).numpy()
 
 
-def _moving(nuisance: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """Orthonormal nuisance directions, (people, k), less those that an exchange leaves alone."""
-    first = np.unique(blocks, return_index=True)[1]
-    fixed = np.array([np.array_equal(column, column[first][blocks]) for column in nuisance.T])
-    fixed = fixed.astype(bool)
-    ordered = np.hstack([nuisance[:, fixed], nuisance[:, ~fixed]])
-    return np.linalg.qr(ordered)[0][:, fixed.sum() :]
+def _maps(
+    data: Data, kernel: Kernel, chunks: Iterator[tuple[np.ndarray, np.ndarray | None]]
+) -> Iterator[np.ndarray]:
+    """Maps of the statistic, (moves, voxels), a chunk of moves at a time."""
+    for orders, signs in chunks:
+        operands = kernel.operands(orders, signs)
+        maps = torch.empty(len(orders), data.shape[1], dtype=kernel.dtype)
+
+        def visit(where: slice, block: torch.Tensor, maps=maps, operands=operands) -> None:
+            for rows, scores in kernel.scores(operands, block):
+                maps[rows, where] = kernel.statistic(scores).cpu()
+
+        visit_blocks(data, kernel.voxels, visit)
+        yield maps.numpy()
+
+
+def _largest_of_maps(
+    data: Data, kernel: Kernel, measures: "_Measures", memory: float, progress: Progress | None
+) -> np.ndarray:
+    """(moves, measures) float64, the largest of each measure of each map."""
+    map_bytes = data.shape[1] * torch.finfo(kernel.dtype).bits // 8
+    size = max(1, min(kernel.at_once, int(memory / 3 / map_bytes)))
+    largest: list[list[float]] = []
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        for maps in _maps(data, kernel, kernel.moves.chunks(size)):
+            for found in threads.map(measures.largest, maps):
+                largest.append(found)
+                if progress is not None:
+                    progress(len(largest), kernel.moves.count)
+    return np.array(largest)
+
+
+class _Measures:
+    """What is taken from a map: its voxels, and what `Spatial` asks for."""
+
+    def __init__(self, spatial: Spatial | None, design: Design, two_sided: bool, voxels: int):
+        self.two_sided = two_sided
+        self.threshold = spatial.threshold(design, two_sided) if spatial else None
+        self.names: tuple[str, ...] = ()
+        if spatial is None:
+            return
+        # Numba takes half a second to import; a test of voxels does without.
+        from models.statistics import components, tfce
+
+        if self.threshold is not None:
+            self.names += ("extent", "mass")
+        if spatial.tfce:
+            self.names += ("tfce",)
+        if not self.names:
+            raise ValueError("ask for clusters or for TFCE, or leave `spatial` out")
+        lattice = components.Lattice(spatial.mask, spatial.connectivity)
+        if lattice.voxels != voxels:
+            raise ValueError(f"data of {voxels} voxels for a mask of {lattice.voxels}")
+        height = self.threshold or 0.0
+        self._clusters = lambda t: components.clusters(t, height, lattice, two_sided)
+        self._largest = lambda t: components.largest_cluster(t, height, lattice, two_sided)
+        self._tfce = lambda t: tfce.tfce(t, lattice, two_sided)
+
+    def whole(self, statistic: np.ndarray) -> dict[str, np.ndarray]:
+        """Every measure in every voxel; clusters are counted, and so have no sign."""
+        found = {"voxel": statistic}
+        if "extent" in self.names:
+            found["extent"], found["mass"] = self._clusters(statistic)
+        if "tfce" in self.names:
+            found["tfce"] = self._tfce(statistic)
+        return found
+
+    def largest(self, statistic: np.ndarray) -> list[float]:
+        """The maximum of every measure, in the same order."""
+        found = [self._peak(statistic)]
+        if "extent" in self.names:
+            found += self._largest(statistic)
+        if "tfce" in self.names:
+            found.append(self._peak(self._tfce(statistic)))
+        return found
+
+    def _peak(self, values: np.ndarray) -> float:
+        return float(max(values.max(), -values.min()) if self.two_sided else values.max())
