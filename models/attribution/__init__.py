@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any
+from math import isfinite
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +69,13 @@ class Explanation:
 
 
 def explain(
-    model: "nn.Module", volume: Any, *, method: str, target: int = 1, **parameters: Any
+    model: "nn.Module",
+    volume: Any,
+    *,
+    method: str,
+    target: int = 1,
+    autocast: bool = False,
+    **parameters: Any,
 ) -> Any:
     """Heatmap of one image, in the type that the image came in.
 
@@ -82,6 +90,8 @@ def explain(
         One of :data:`METHODS`.
     target : int
         Class to explain: an output of the network; 1 or 0 if it has one output only.
+    autocast : bool
+        See :func:`attribute`.
     **parameters
         Of the method; ``help`` on its function lists them. Methods that work in millimetres take
         ``voxel_mm``, which an image brings with it.
@@ -101,7 +111,7 @@ def explain(
     batch, voxel_mm = to_batch(volume, model)
     if voxel_mm is not None and "voxel_mm" in _names(_explainer(method, parameters)):
         parameters.setdefault("voxel_mm", voxel_mm)
-    found = attribute(model, batch, method=method, target=target, **parameters)
+    found = attribute(model, batch, method=method, target=target, autocast=autocast, **parameters)
     return heatmap_like(volume, found.heatmap)
 
 
@@ -125,7 +135,7 @@ def attribute(
         Maps (N, C, *spatial) to (N, outputs) scores before softmax or sigmoid (one of these at
         its end is left out).
     volumes : torch.Tensor
-        (N, C, *spatial); computed in its dtype, on the model's device.
+        (N, C, *spatial); computed in the network's dtype, on its device.
     method : str
         One of :data:`METHODS`.
     target : int
@@ -143,7 +153,10 @@ def attribute(
     import torch
 
     explainer = _explainer(method, parameters)
-    device = next((one.device for one in model.parameters()), volumes.device)
+    _check_target(target)
+    model = _bare(model)
+    _check_people_apart(model)
+    volumes, device = _checked(volumes, model)
 
     def explain_some(some: "torch.Tensor") -> Explanation:
         with (
@@ -153,34 +166,95 @@ def attribute(
             torch.autocast(device.type, enabled=autocast and device.type == "cuda"),
         ):
             own = some.clone() if some.is_inference() else some
-            found: Explanation = explainer(model, own.to(device), target, **parameters)
+            found: Explanation = _called(explainer, model, own.to(device), target, parameters)
         ledger = {name: share.detach().cpu() for name, share in found.ledger.items()}
         return Explanation(found.heatmap.detach().float().cpu(), found.score.detach().cpu(), ledger)
 
     return _joined(halving(explain_some, volumes))
 
 
+def _called(explainer, model, volumes, target, parameters) -> Explanation:
+    from models.errors import InputError
+
+    try:
+        return explainer(model, volumes, target, **parameters)
+    except RuntimeError as error:
+        if "shapes cannot be multiplied" not in str(error):
+            raise
+        shape = "x".join(map(str, volumes.shape[2:]))
+        raise InputError(
+            f"the network does not take images of {shape} voxels ({error}): bring them to the grid "
+            "that it was trained on"
+        ) from error
+
+
+def _check_target(target: Any) -> None:
+    from models.errors import InputError
+
+    if not isinstance(target, int) or isinstance(target, bool):
+        raise InputError(f"target is the number of a class, not {target!r}")
+
+
+def _bare(model: "nn.Module") -> "nn.Module":
+    """The network inside of what parallelises, averages or compiles it."""
+    inner = getattr(model, "_orig_mod", None)
+    if inner is None and type(model).__name__.endswith(("Parallel", "AveragedModel")):
+        inner = getattr(model, "module", None)
+    return model if inner is None else _bare(inner)
+
+
+def _check_people_apart(model: "nn.Module") -> None:
+    """Refuse layers by which a person's map would depend on who else is in the batch."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    from models.errors import InputError
+
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise InputError(
+                f"BatchNorm '{name}' keeps no running statistics: what a person's map shows would "
+                "depend on who else is in the batch; train it with track_running_stats=True"
+            )
+
+
+def _checked(volumes: Any, model: "nn.Module") -> tuple["torch.Tensor", "torch.device"]:
+    """Volumes as the network takes them, and where it is."""
+    import torch
+
+    from models.errors import InputError
+
+    if not isinstance(volumes, torch.Tensor) or volumes.dim() < 2:
+        raise InputError(
+            "attribute takes a tensor (N, C, *spatial); explain takes arrays and images, too"
+        )
+    own = next((one for one in model.parameters() if one.is_floating_point()), None)
+    if own is not None:
+        volumes = volumes.to(own.dtype)
+    if not bool(volumes.isfinite().all()):
+        raise InputError("the images hold values that are no numbers: set them to 0 first")
+    return volumes, volumes.device if own is None else own.device
+
+
 @contextmanager
 def evaluating(model: "nn.Module") -> Iterator[None]:
-    """Eval mode; afterwards every module is in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Eval mode; afterwards every module has the attributes and the mode that it had."""
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module, attributes in before:  # a forward may store what it computes
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
 
 
 def halving(
     work: Callable[["torch.Tensor"], Explanation], volumes: "torch.Tensor"
 ) -> list[Explanation]:
     """``work`` on the volumes together or, where memory runs out, in halves."""
-    import torch
-
     try:
         return [work(volumes)]
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+    except (RuntimeError, MemoryError) as error:
         if len(volumes) < 2 or not is_out_of_memory(error):
             raise
     half = len(volumes) // 2
@@ -188,11 +262,13 @@ def halving(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch ran out of memory, on the GPU or on the CPU."""
+    """Whether there was not enough memory, on the GPU or on the CPU."""
     import torch
 
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text
+    said = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in said for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
 
 
 def _joined(found: list[Explanation]) -> Explanation:
@@ -209,8 +285,16 @@ def _joined(found: list[Explanation]) -> Explanation:
 
 
 def check_parameters(method: str, parameters: dict[str, Any]) -> None:
-    """Raise InputError for a method or a parameter name that does not exist."""
+    """Raise InputError for what a recipe cannot say of a method.
+
+    That is a method or parameter that does not exist, a value of another kind, and
+    :data:`CONTEXT`, which describes images and run.
+    """
+    from models.errors import InputError
+
     _explainer(method, parameters)
+    for name in sorted(set(parameters) & set(CONTEXT)):
+        raise InputError(f"{method}: '{name}' is set by the run, not by a recipe")
 
 
 def defaults(method: str) -> dict[str, Any]:
@@ -246,4 +330,29 @@ def _explainer(method: str, parameters: dict[str, Any]) -> Callable[..., Explana
         raise InputError(
             f"{method} has no parameter '{unknown[0]}'; it has: {', '.join(known) or 'none'}"
         )
+    taken = signature(explainer).parameters
+    for name, value in parameters.items():
+        if name not in CONTEXT:
+            check_value(method, taken[name], value)
     return explainer
+
+
+def check_value(owner: str, parameter: Parameter, value: Any) -> None:
+    """Raise InputError for a value of another kind than a parameter is annotated with."""
+    from models.errors import InputError
+
+    annotation = parameter.annotation
+    kinds = tuple(get_origin(kind) or kind for kind in get_args(annotation) or (annotation,))
+    if get_origin(annotation) is not None and not isinstance(annotation, UnionType):
+        kinds = (get_origin(annotation),)
+    taken = (*kinds, int) if float in kinds else kinds
+    text = isinstance(value, str) and str not in kinds
+    fits = isinstance(value, taken) and not text and (not isinstance(value, bool) or bool in kinds)
+    if not fits or (isinstance(value, float) and not isfinite(value)):
+        names = " or ".join(
+            {"NoneType": "none", "str": "text", "int": "whole number", "float": "number"}.get(
+                kind.__name__, kind.__name__.lower()
+            )
+            for kind in kinds
+        )
+        raise InputError(f"{owner}: {parameter.name} is a {names}, not {value!r}")

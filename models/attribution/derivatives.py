@@ -17,6 +17,7 @@ from torch import nn
 
 from models.attribution.convolution import Geometry, adjoint, channels_last, convolve, to_winners
 from models.attribution.graph import IMAGE, Graph, Step
+from models.attribution.kinds import BATCHNORMS, DROPOUTS, MAXPOOLS, is_hooked, is_monotone
 
 
 def lean(graph: Graph, *, linear: bool = True) -> Graph:
@@ -59,7 +60,7 @@ def _joined(steps: list[Step], before: int, step: Step, linear: bool) -> int:
         steps[before] = replace(last, module=last.module.scaled(step.module))
         return before
     movable = type(step.module) in MAXPOOLS and (linear or not _overlaps(step.module))
-    if movable and _is_monotone(last.module):
+    if movable and is_monotone(last.module):
         steps[before] = Step(step.name, _lean(step.module), last.inputs)
         steps.append(Step(last.name, last.module, (before,)))
         return len(steps) - 1
@@ -82,15 +83,15 @@ def _without_dropout(graph: Graph) -> Graph:
 
 def _does_nothing(module: nn.Module) -> bool:
     silent = isinstance(module, DROPOUTS) and not module.training
-    return (silent or type(module) is nn.Identity) and not _is_hooked(module)
+    return (silent or type(module) is nn.Identity) and not is_hooked(module)
 
 
 def _is_fixed_batchnorm(module: nn.Module) -> bool:
     return (
-        isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+        isinstance(module, BATCHNORMS)
         and not module.training
         and module.running_var is not None
-        and not _is_hooked(module)
+        and not is_hooked(module)
     )
 
 
@@ -104,25 +105,9 @@ def _tuple(number: int | tuple[int, ...]) -> tuple[int, ...]:
     return number if isinstance(number, tuple) else (number,) * 3
 
 
-def _is_monotone(module: nn.Module) -> bool:
-    """Whether the largest value stays the largest."""
-    rises = MONOTONE.get(type(module))
-    return rises is not None and rises(module) and not _is_hooked(module)
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    """Whether somebody's hook has to run with the module (weight_norm is one)."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
 def _lean(module: nn.Module) -> nn.Module:
     """The lean counterpart of a layer, or the layer itself."""
-    maker = None if _is_hooked(module) else LEAN.get(type(module))
+    maker = None if is_hooked(module) else LEAN.get(type(module))
     return (maker(module) if maker else None) or module
 
 
@@ -133,7 +118,7 @@ def _in_place(graph: Graph) -> Graph:
     for position, step in enumerate(steps):
         source = step.inputs[0]
         alone = source != IMAGE and len(takers[source]) == 1
-        if alone and isinstance(steps[source].module, Convolution) and _is_monotone(step.module):
+        if alone and isinstance(steps[source].module, Convolution) and is_monotone(step.module):
             module: Any = copy(step.module)
             module.inplace = True
             steps[position] = replace(step, module=module)
@@ -241,17 +226,6 @@ def _convolution(module: Any) -> nn.Module | None:
 def _max_pool(module: Any) -> nn.Module | None:
     return None if module.return_indices else MaxPool(module)
 
-
-MAXPOOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-
-# Activation -> whether this one keeps the order of values. Where a ReLU makes ties, the gradient
-# is zero, so that it does not matter who wins them.
-MONOTONE: dict[type[nn.Module], Callable[[Any], bool]] = {
-    nn.ReLU: lambda module: True,
-    nn.ELU: lambda module: module.alpha > 0,
-    nn.LeakyReLU: lambda module: module.negative_slope > 0,
-}
 
 # Layer -> its lean counterpart, None where this one has none. A subclass may do anything else.
 LEAN: dict[type[nn.Module], Callable[[Any], nn.Module | None]] = {

@@ -12,13 +12,10 @@ from models.attribution import Explanation
 from models.attribution.derivatives import lean
 from models.attribution.gradients import GUIDABLE, Switch, guided, scores_of
 from models.attribution.graph import Graph, Step, read, without_normaliser
+from models.attribution.kinds import CONVOLUTIONS
 from models.attribution.scores import class_score
 from models.errors import InputError
 
-CONVOLUTIONS = (
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-)
 INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by number of spatial axes
 
 

@@ -6,15 +6,17 @@ only. Nothing is hooked into the network or changed in it: a step holds the netw
 """
 
 import operator
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from models.attribution.kinds import DROPOUTS, is_hooked, runs_as
 from models.errors import InputError
 
 IMAGE = -1  # the network's input among the inputs of a step
@@ -125,15 +127,16 @@ class Graph:
         return results[len(self.steps) - 1]
 
 
-def read(model: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> Graph:
+def read(model: nn.Module) -> Graph:
     """Steps of a feed-forward network with one input.
+
+    Layers of torch, subclasses that run as they do, and :data:`LEAVES` are steps; others are
+    looked into.
 
     Parameters
     ----------
     model : nn.Module
-        Left as it is.
-    leaves : collection of types
-        Modules that are taken as one step; torch's own layers always are.
+        Left as it is. Arguments beside the image keep their defaults.
 
     Raises
     ------
@@ -141,10 +144,15 @@ def read(model: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> Graph:
         torch.fx cannot follow the network (its course depends on the data), or the network calls
         something that is not in the vocabulary; the message names it.
     """
-    if _is_leaf(model, leaves):
+    if is_hooked(model):
+        raise InputError(
+            f"{type(model).__name__} has a hook on the whole network, which cannot be read as a "
+            "layer: remove it, or put what it does into a module"
+        )
+    if _is_leaf(model):
         return Graph((Step(type(model).__name__, model, (IMAGE,)),))
     try:
-        traced = _Tracer(tuple(leaves)).trace(model)
+        traced = _Tracer().trace(model, _defaults(model))
     except Exception as error:
         raise InputError(
             f"{type(model).__name__} cannot be read as a list of layers: {error} "
@@ -160,28 +168,49 @@ def is_rearrangement(module: nn.Module) -> bool:
 
 
 def without_normaliser(graph: Graph) -> Graph:
-    """The same without a sigmoid or softmax at its end: scores are explained before it."""
+    """The same without a sigmoid or softmax at its end: scores are explained before it.
+
+    What only gives another shape to the probabilities does not hide it.
+    """
     steps = list(graph.steps)
     while len(steps) > 1 and isinstance(steps[-1].module, NORMALISERS):
         if steps[-1].inputs != (len(steps) - 2,):
             break
         steps.pop()
+    place = len(steps) - 1
+    while place > 0 and isinstance(steps[place].module, SHAPING):
+        place = steps[place].inputs[0]
+        if place != IMAGE and isinstance(steps[place].module, NORMALISERS):
+            steps[place] = replace(steps[place], module=nn.Identity())
     return Graph(tuple(steps))
 
 
 # --- how torch.fx sees the network ---------------------------------------------------------------
 
+# Kinds of modules of one's own that are taken whole; those with a rule of their own are.
+LEAVES: set[type[nn.Module]] = set()
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+SHAPING = (nn.Flatten, nn.Unflatten, nn.Identity, *DROPOUTS, Rearrange)
 NORMALISERS = (nn.Sigmoid, nn.Softmax, nn.LogSoftmax, nn.LogSigmoid)
 _BATCH = object()  # stands for the size of the batch in the arguments of a view
 
 
-def _is_leaf(module: nn.Module, leaves: Collection[type[nn.Module]]) -> bool:
-    builtin = type(module).__module__.startswith(("torch.nn.modules", "torch.ao.nn"))
-    if is_rearrangement(module):
+def _is_leaf(module: nn.Module) -> bool:
+    if isinstance(module, CONTAINERS):
+        return False
+    if is_rearrangement(module) or isinstance(module, tuple(LEAVES)):
         return True
-    return isinstance(module, tuple(leaves)) or (
-        builtin and not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+    return any(
+        kind.__module__.startswith("torch.nn.modules") and kind is not nn.Module
+        for kind in type(module).__mro__
+        if issubclass(kind, nn.Module) and runs_as(module, kind)
     )
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """Values of the arguments beside the image, where they have any."""
+    _, *others = signature(model.forward).parameters.values()
+    return {one.name: one.default for one in others if one.default is not one.empty}
 
 
 class _Proxy(fx.Proxy):
@@ -192,12 +221,8 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self, leaves: tuple[type[nn.Module], ...]):
-        super().__init__()
-        self.leaves = leaves
-
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _is_leaf(m, self.leaves)
+        return _is_leaf(m)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -205,14 +230,15 @@ class _Tracer(fx.Tracer):
 
 def _steps(traced: fx.Graph, modules: dict[str, nn.Module]) -> Iterator[Step]:
     images = [node for node in traced.nodes if node.op == "placeholder"]
-    if len([node for node in images if node.users]) != 1:
-        raise InputError("a network with one input is needed")
     positions: dict[fx.Node, int] = dict.fromkeys(images, IMAGE)
     _follow_writes(traced, modules)
     (result,) = next(node for node in traced.nodes if node.op == "output").args
     if not isinstance(result, fx.Node):
         raise InputError("a network with one result, a tensor of scores, is needed")
-    for node in _needed(traced, result):
+    needed = _needed(traced, result)
+    if len([image for image in images if image in needed]) != 1:
+        raise InputError("a network with one input is needed")
+    for node in needed:
         if node in positions or _is_batch_size(node) or _is_shape(node):
             continue
         sources = [source for source in _tensors(node) if not _is_batch_size(source)]
@@ -312,7 +338,11 @@ def _plain(value: Any) -> Any:
 def _keywords(node: fx.Node, *names: str) -> dict[str, Any]:
     """Arguments after the first by the names they have, in the order of ``names``."""
     given = dict(zip(names, node.args[1:], strict=False))
-    return {key: value for key, value in (given | dict(node.kwargs)).items() if key in names}
+    spelled = {"dim" if key == "axis" else key: value for key, value in node.kwargs.items()}
+    unknown = sorted(set(spelled) - {*names, *IGNORED})
+    if unknown:
+        raise InputError(f"'{node.name}': the argument '{unknown[0]}' is not known here")
+    return {key: value for key, value in (given | spelled).items() if key in names}
 
 
 def _made(kind: type[nn.Module], *names: str) -> Callable[[fx.Node], nn.Module]:
@@ -326,7 +356,8 @@ def _rearrangement(node: fx.Node) -> nn.Module:
     if len(arguments) == 1 and isinstance(arguments[0], list | tuple):
         arguments = tuple(arguments[0])
     method = node.target if isinstance(node.target, str) else node.target.__name__
-    return Rearrange(method, *arguments)
+    # What is computed here may lie in another order in memory than the network's own.
+    return Rearrange("reshape" if method == "view" else method, *arguments)
 
 
 def _sum(node: fx.Node) -> nn.Module:
@@ -343,9 +374,14 @@ def _mean(node: fx.Node) -> nn.Module:
 
 
 def _cat(node: fx.Node) -> nn.Module:
-    return Concatenate(**_keywords(node, "dim"))
+    keywords = _keywords(node, "dim")
+    if keywords.get("dim", 0) == 0:
+        raise InputError(f"'{node.name}' joins people (axis 0): name another axis")
+    return Concatenate(**keywords)
 
 
+# Of functions, and without effect on the result in evaluation mode.
+IGNORED = ("input", "tensors", "inplace", "training", "p", "return_indices", "_stacklevel", "dtype")
 _MAX = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 _AVERAGE = (
     "kernel_size",

@@ -17,12 +17,9 @@ from nibabel.spatialimages import SpatialImage
 from torch import nn
 
 from models.attribution.graph import IMAGE, read
+from models.attribution.kinds import CONVOLUTIONS
 from models.errors import InputError
 
-CONVOLUTIONS = (
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-)
 AXES = {1: "x", 2: "x, y", 3: "x, y, z"}
 
 
@@ -134,7 +131,7 @@ def _spatial(model: nn.Module, axes: int) -> int:
 def _channels(model: nn.Module) -> int | None:
     """Channels of the network's images, where a convolution sees them first."""
     try:
-        steps = read(model, CONVOLUTIONS).steps
+        steps = read(model).steps
     except InputError:  # a network that only the gradient methods can follow
         return None
     seeing = [step.module for step in steps if IMAGE in step.inputs]

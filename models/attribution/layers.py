@@ -21,6 +21,7 @@ from torch import nn
 from models.attribution.convolution import Geometry, adjoint, channels_last, convolve
 from models.attribution.graph import (
     IMAGE,
+    LEAVES,
     Add,
     Concatenate,
     Graph,
@@ -30,6 +31,14 @@ from models.attribution.graph import (
     is_rearrangement,
     read,
     without_normaliser,
+)
+from models.attribution.kinds import (
+    BATCHNORMS,
+    DROPOUTS,
+    MAXPOOLS,
+    is_hooked,
+    is_monotone,
+    runs_as,
 )
 from models.errors import InputError
 
@@ -400,7 +409,7 @@ def relevance_nodes(
     """
     if batchnorm not in ("fold", "pass"):
         raise InputError(f"LRP batchnorm is fold or pass, not '{batchnorm}'")
-    graph = without_normaliser(read(model, tuple(LAYERS)))
+    graph = without_normaliser(read(model))
     if layer:
         graph = _up_to(graph, layer)
     lifting = LIFTING if batchnorm == "fold" else (*LIFTING, *BATCHNORMS)
@@ -439,7 +448,7 @@ class _Reader:
         self.place: dict[int, int] = {IMAGE: IMAGE}
         self.steps_of: list[int] = []  # last step of each node
         self.like, self.fold = like, fold
-        self.swapped = MONOTONE if swap else (nn.Identity, nn.Dropout, nn.Dropout3d)
+        self.swap = swap
 
     def take(self, position: int, step: Step) -> None:
         """Add the step's node, or make it part of an earlier one."""
@@ -469,14 +478,14 @@ class _Reader:
         layer = self.nodes[node].layer if self._alone(node) else None
         if not isinstance(layer, Dense | Convolution | Padded) or layer.pool is not None:
             return None
-        self.nodes[node].layer = layer.scaled(*_scale_and_shift(step.module, step.name))
+        self.nodes[node].layer = layer.scaled(*_scale_and_shift(step.module))
         self.nodes[node].names.append(step.name)
         return node
 
     def _pool(self, step: Step) -> int | None:
         node = last = self.place[step.inputs[0]]
         while self._alone(node) and isinstance(self.nodes[node].layer, Passing):
-            if not isinstance(self.nodes[node].layer.module, self.swapped):  # type: ignore[union-attr]
+            if not self._keeps_winners(self.nodes[node].layer.module):  # type: ignore[union-attr]
                 return None
             node = self.nodes[node].inputs[0]
         layer = self.nodes[node].layer if self._alone(node) else None
@@ -486,12 +495,22 @@ class _Reader:
         self.nodes[node].names.append(step.name)
         return last
 
+    def _keeps_winners(self, module: nn.Module) -> bool:
+        """Whether a pooling finds the same winners before the module as after it."""
+        return isinstance(module, (nn.Identity, *DROPOUTS)) or (self.swap and is_monotone(module))
+
     def _layer(self, step: Step) -> Layer:
+        if is_hooked(step.module):
+            raise InputError(
+                f"layer '{step.name}' has a hook, which LRP cannot explain: remove it (for "
+                "weight_norm: torch.nn.utils.remove_weight_norm)"
+            )
         if isinstance(step.module, BATCHNORMS) and not self.fold:
             return Passing(deepcopy(step.module).to(self.like.dtype))
         if is_rearrangement(step.module):
             return Passing(step.module)
-        maker = next((LAYERS[kind] for kind in type(step.module).__mro__ if kind in LAYERS), None)
+        kinds = [kind for kind in type(step.module).__mro__ if kind in LAYERS]
+        maker = next((LAYERS[kind] for kind in kinds if runs_as(step.module, kind)), None)
         if maker is None:
             raise InputError(
                 f"LRP has no rule for layer '{step.name}' ({type(step.module).__name__}): "
@@ -502,13 +521,11 @@ class _Reader:
 
 # --- from modules to layers ----------------------------------------------------------------------
 
-BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-MAXPOOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 LIFTING = (nn.Sigmoid, nn.Softplus)  # make something of nothing, and hand relevance on to it
-MONOTONE = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout3d)
 PASSING = (
-    *(nn.ReLU, nn.ELU, nn.LeakyReLU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.Softplus),
-    *(nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity),
+    *(nn.ReLU, nn.ReLU6, nn.PReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU),
+    *(nn.Tanh, nn.Sigmoid, nn.Softplus),
+    *(*DROPOUTS, nn.Identity),
     *(nn.Flatten, nn.Unflatten, Rearrange),
 )
 
@@ -551,15 +568,10 @@ def _average(module: nn.Module, like: torch.Tensor) -> Layer:
 
 
 def _batchnorm(module: Any, like: torch.Tensor) -> Layer:
-    return Scaling(*_scale_and_shift(module, type(module).__name__))
+    return Scaling(*_scale_and_shift(module))
 
 
-def _scale_and_shift(norm: Any, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if norm.running_mean is None or norm.running_var is None:
-        raise InputError(
-            f"BatchNorm '{name}' keeps no running statistics: what a person's map shows would "
-            "depend on who else is in the batch; train it with track_running_stats"
-        )
+def _scale_and_shift(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
     scale = torch.rsqrt(exact(norm.running_var) + norm.eps)
     shift = -exact(norm.running_mean) * scale
     if norm.affine:
@@ -576,6 +588,7 @@ LAYERS: dict[type[nn.Module], Callable[[Any, torch.Tensor], Layer]] = {
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _average),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), _average),
     **dict.fromkeys((nn.AdaptiveAvgPool3d, Mean, nn.ZeroPad2d, nn.ZeroPad3d), _average),
+    nn.Upsample: _average,
     **dict.fromkeys(BATCHNORMS, _batchnorm),
     **dict.fromkeys(PASSING, lambda module, like: Passing(module)),
     **dict.fromkeys(MAXPOOLS, lambda module, like: MaxPool(module)),
@@ -596,3 +609,4 @@ def register(kind: type[nn.Module], maker: Callable[[Any, torch.Tensor], Layer])
         :class:`Affine` for what is linear, ``Passing(module)`` for an activation.
     """
     LAYERS[kind] = maker
+    LEAVES.add(kind)

@@ -19,13 +19,14 @@ layer, unit : str and int
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import wraps
 from inspect import signature
 from typing import Any
 
 import torch
 
-from models.attribution import Explanation
+from models.attribution import Explanation, check_value
 from models.attribution.propagation import Composite, propagate
 from models.attribution.rules import RULES, AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare
 from models.errors import InputError
@@ -146,6 +147,7 @@ def lrp_alpha_beta(
 def deep_taylor() -> Composite:
     """R_i = sum_j a_i w+_ij / sum_i a_i w+_ij R_j everywhere, the z+ rule (Montavon et al. 2017).
 
+    For inputs below zero (z-scored images, ELU), (a_i w_ij)+ takes the place of a_i w+_ij.
     A unit without a positive input loses its relevance, which the ledger counts as ``no_input``.
     """
     return [("any", AlphaBeta(0.0, one_signed="weigh"))]
@@ -178,19 +180,35 @@ def lrp_composite(*, preset: str = "nazari2021", rules: Sequence[Sequence[Any]] 
         gives its rule; see :func:`models.attribution.propagation.assign`.
     """
     if rules:
-        return [_named_rule(*entry) for entry in rules]
+        return [_named_rule(entry) for entry in rules]
     if preset not in PRESETS:
         raise InputError(f"there is no LRP preset '{preset}'; choose one of: {', '.join(PRESETS)}")
     return PRESETS[preset]
 
 
-def _named_rule(
-    selector: str, name: str, parameters: dict[str, Any] | None = None
-) -> tuple[str, Rule]:
+def _named_rule(entry: Sequence[Any]) -> tuple[str, Rule]:
+    """A rule as a recipe writes it: [selector, name] or [selector, name, parameters]."""
+    parts = [*entry, {}][:3] if isinstance(entry, list | tuple) else []
+    kinds = [type(part) for part in parts]
+    if kinds != [str, str, dict] or len(entry) > 3:
+        raise InputError(
+            "LRP rules are lists of [selector, rule] or [selector, rule, parameters], not "
+            f"{entry!r}"
+        )
+    selector, name, parameters = parts
     if name not in RULES:
         raise InputError(f"there is no LRP rule '{name}'; choose one of: {', '.join(RULES)}")
-    try:
-        return selector, RULES[name](**(parameters or {}))
-    except TypeError as error:
-        known = ", ".join(p.name for p in signature(RULES[name]).parameters.values())
-        raise InputError(f"LRP rule {name} takes {known or 'no parameter'}: {error}") from error
+    known = signature(RULES[name]).parameters
+    for key, value in parameters.items():
+        if key not in known:
+            names = ", ".join(known) or "no parameter"
+            raise InputError(f"LRP rule {name} has no parameter '{key}'; it has: {names}")
+        check_value(f"LRP rule {name}", known[key], value)
+    return selector, RULES[name](**parameters)
+
+
+def described(preset: str = "nazari2021", rules: Sequence[Sequence[Any]] = ()) -> list[list[Any]]:
+    """Selector, rule and all parameters of a composite, for a record of what was done."""
+    composite = [_named_rule(entry) for entry in rules] if rules else PRESETS[preset]
+    names = {kind: name for name, kind in RULES.items()}
+    return [[selector, names[type(rule)], asdict(rule)] for selector, rule in composite]

@@ -10,10 +10,11 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from models.attribution import Explanation
+from models.attribution import Explanation, is_out_of_memory
 from models.attribution.checkpoint import Checkpoint, fingerprint
 from models.attribution.graph import IMAGE, Graph, Step, read, without_normaliser
 from models.attribution.increments import Boxes, Changes, Constant, Increments
+from models.attribution.kinds import is_hooked
 from models.attribution.scores import class_score
 from models.attribution.stages import Stage, stages
 from models.attribution.windows import counts_inside, windows
@@ -203,6 +204,7 @@ class _Atlas:
     def of(cls, regions: Any, shape: tuple[int, ...], background: bool) -> "_Atlas":
         if regions is None:
             raise InputError("region_occlusion needs an atlas: give regions, a label per voxel")
+        regions = getattr(regions, "dataobj", regions)  # of a nibabel image
         labels = np.asarray(regions.cpu() if isinstance(regions, torch.Tensor) else regions)
         if labels.shape != shape or not np.array_equal(labels, labels.astype(int)):
             raise InputError(
@@ -300,7 +302,7 @@ class _Sweep:
             try:
                 self.drops[todo[:count]] = self._drops(todo[:count])
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or not self._halve(count):
+                if not is_out_of_memory(error) or not self._halve(count):
                     raise
                 continue
             todo, held = todo[count:], held[count:]
@@ -327,14 +329,6 @@ def _room(image: torch.Tensor, memory_mb: float | None) -> float:
     if memory_mb is None and image.device.type == "cuda":
         memory_mb = torch.cuda.mem_get_info(image.device)[0] / 4 / 2**20
     return (MEMORY_MB if memory_mb is None else memory_mb) * 2**20 / image.element_size()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether there was not enough memory, on a GPU or on a CPU."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or any(
-        words in said for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
 
 
 @dataclass(frozen=True)
@@ -392,13 +386,9 @@ class _Task:
 
 def network_stages(model: nn.Module, image: torch.Tensor, target: int) -> list[Stage]:
     """Stages of a network whose score can be explained; InputError where it cannot."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-            raise InputError(
-                f"'{name}' normalises over the batch (it has no running statistics), so that a "
-                "score depends on the images beside it: train it with track_running_stats=True"
-            )
     try:
+        if any(is_hooked(module) for module in model.modules()):
+            raise InputError("what a hook does cannot be read")
         graph = without_normaliser(read(model))
     except InputError:  # every version takes a full forward pass
         graph = Graph((Step(type(model).__name__, model, (IMAGE,)),))

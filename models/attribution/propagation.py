@@ -77,7 +77,8 @@ def _selector(text: str) -> Callable[[str, int, bool], bool]:
     if kind == "first" and not numbers:
         return lambda kind, number, first: first
     low, dash, high = numbers.partition("-")
-    if kind not in KINDS or (not (low + high).isdigit() and numbers):
+    readable = (low + high).isdigit() and "0" not in (low, high) if numbers else True
+    if kind not in KINDS or not readable or (low and high and int(low) > int(high)):
         raise InputError(
             f"LRP selector '{text}' is unknown; write any, first, conv, linear, sum, or a number "
             "or range after one of the last three (conv 2-4)"
@@ -234,7 +235,9 @@ def _ascend(
         result, state.winners = layer.forward(inputs[0])
         return result, state
     assert rule is not None
-    state.a = Inputs(inputs[0] if len(inputs) == 1 else torch.stack(inputs, 1))
+    # A branch of one channel may be added to one of many.
+    branches = torch.broadcast_tensors(*inputs)
+    state.a = Inputs(inputs[0] if len(inputs) == 1 else torch.stack(branches, 1))
     result, state.kept = rule.forward(layer, state.a)
     if layer.pool is not None:
         state.full = result.shape
@@ -264,7 +267,9 @@ def _step_down(
     assert rule is not None
     assert state.a is not None
     below = rule.backward(layer, state.a, state.kept, relevance, _unpool(state), ledger)
-    return [below] if len(state.shapes) == 1 else below.unbind(1)
+    if len(state.shapes) == 1:
+        return [below]
+    return [one.sum_to_size(s) for one, s in zip(below.unbind(1), state.shapes, strict=True)]
 
 
 def _unpool(state: _State) -> Unpool:

@@ -43,7 +43,10 @@ class Inputs:
 
     @cached_property
     def signed(self) -> bool:
-        """Whether any is below zero (after ELU; never after ReLU)."""
+        """Whether any is below zero (after ELU; never after ReLU).
+
+        One person's decides for the batch which way of summing is taken; they agree to rounding.
+        """
         return bool(self.values.numel()) and bool(self.values.min() < 0)
 
 
@@ -89,6 +92,8 @@ class Epsilon(Rule):
     bias: str = "absorb"
 
     def __post_init__(self) -> None:
+        if not self.epsilon >= 0:
+            raise InputError(f"LRP epsilon must be at least 0, not {self.epsilon:g}")
         _choose("bias", self.bias, ("absorb", "ignore"))
 
     def forward(self, layer: Affine, a: Inputs) -> tuple[torch.Tensor, Kept]:

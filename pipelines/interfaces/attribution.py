@@ -38,22 +38,34 @@ BATCH = 4
 def method_facts(attribution: dict[str, Any], target: str, models: list[str]) -> dict[str, Any]:
     """The part of a heatmap's sidecar that is known before it is computed."""
     given = {key: value for key, value in attribution.items() if key not in ("name", "method")}
+    score = f"class score of {target} before softmax or sigmoid"
+    if "unit" in attribution:
+        score = f"activations of filter {attribution['unit']} of layer {attribution['layer']}"
     return {
-        "Description": f"Why the network's score for {target} is what it is",
+        "Description": f"Why the network's {score} is what it is",
         "Method": attribution["method"],
         "Parameters": all_parameters(attribution["method"], given),
         "ExplainedClass": target,
-        "ExplainedScore": "class score before softmax",
+        "ExplainedScore": score,
+        "MaxPooling": "relevance and gradients go to the first maximum",
         "Models": models,
-        "Determinism": "bitwise on the same machine and thread count (CPU)",
+        "Determinism": "bitwise on the same machine and thread count on a CPU; to rounding on CUDA",
     }
 
 
 def all_parameters(method: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of a method with its defaults filled in."""
+    """Parameters of a method with its defaults filled in, and what they stand for spelled out."""
     from models.attribution import defaults
 
-    return defaults(method) | given
+    every = defaults(method) | given
+    if method == "lrp_composite":
+        from models.attribution.lrp import described
+
+        composite = {key: every.pop(key) for key in ("preset", "rules")}
+        every["rules"] = described(**composite)
+    if "cam" in method and every["layer"] is None:
+        every["layer"] = "last convolution"
+    return every
 
 
 def check_values(attribution: dict[str, Any]) -> None:

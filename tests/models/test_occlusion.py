@@ -557,6 +557,3 @@ def test_says_what_is_wrong_with_target_atlas_and_network():
     ]:
         with pytest.raises(InputError, match=message):
             region_occlusion(model, people, 1, regions=regions)
-    model[1].running_mean = model[1].running_var = None
-    with pytest.raises(InputError, match="'1' normalises over the batch"):
-        occlusion(model, people, 1)
