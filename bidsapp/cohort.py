@@ -102,6 +102,7 @@ def build_cohort(
     images: Mapping[tuple[str, str], Path],
     options: CohortOptions,
     participants: Sequence[str] = (),
+    volumes: Sequence[str] = (),
 ) -> CohortTable:
     """Join the table with the images.
 
@@ -115,6 +116,8 @@ def build_cohort(
         Target column, classes, covariates, sessions.
     participants : sequence of str
         Labels to keep; all when empty.
+    volumes : sequence of str
+        Columns with the volumes of regions, taken over as they are.
     """
     path = folder / "participants.tsv"
     table, classes = check_table(folder, options)
@@ -141,10 +144,14 @@ def build_cohort(
         warnings += [f"{person} is left out: {reason}" for person, reason in excluded.items()]
     rows = _rows(images, people, classes, options, on_disk & set(people))
     _check_both_classes(path, rows, classes, options)
-    taken = sorted(RESERVED & set(options.covariates))
+    _check_columns(path, table, volumes, "[regions] volumes")
+    columns = list(dict.fromkeys([*options.covariates, *volumes]))
+    taken = sorted(RESERVED & set(columns))
     if taken:
-        raise InputError(f"{path}: a covariate may not be called '{taken[0]}'; rename the column")
-    rows = rows.merge(table[["participant_id", *options.covariates]], on="participant_id")
+        raise InputError(
+            f"{path}: a covariate or volume may not be called '{taken[0]}'; rename the column"
+        )
+    rows = rows.merge(table[["participant_id", *columns]], on="participant_id")
     for name in options.covariates:
         warnings += _unusable(path, rows, name)
     return CohortTable(rows, warnings, excluded)

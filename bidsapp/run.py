@@ -348,7 +348,9 @@ def _cohort(settings: Settings) -> CohortTable:
             f"{options.resolution_mm:g} mm; make them first:\n    brainwhy BIDS_DIR "
             f"{settings.output_dir} participant --recipe {settings.recipe_source}"
         )
-    return build_cohort(settings.output_dir, images, settings.recipe.cohort, settings.participants)
+    recipe = settings.recipe
+    volumes = tuple(recipe.regions.volumes.values())
+    return build_cohort(settings.output_dir, images, recipe.cohort, settings.participants, volumes)
 
 
 def _registered(settings: Settings) -> dict[tuple[str, str], Path]:
@@ -399,6 +401,7 @@ def _study(settings: Settings, name: str) -> Study:
         covariates=recipe.cohort.covariates,
         statistics=recipe.statistics,
         seed=settings.seed,
+        volumes=recipe.regions.volumes,
     )
 
 

@@ -171,7 +171,8 @@ def _score_statistics(
     from models.trust.localisation import statistic_measures
 
     scores = {}
-    pattern = f"*_contrast-{positive}Minus*_stat-t_*desc-FWE_statmap.nii.gz"
+    # Only the thresholded map of a statistic has a desc, which names the correction.
+    pattern = f"*_contrast-{positive}Minus*_stat-[tv]_*desc-*_statmap.nii.gz"
     for path in sorted((output / "group").glob(pattern)):
         entities = _entities(path)
         if entities.get("model", model) == model:

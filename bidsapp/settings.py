@@ -13,8 +13,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from models.errors import InputError
 from models.grids import GRIDS, Grid
 from models.training.loop import Protocol
-from pipelines.group import StatisticsOptions
 from pipelines.inputs import DATATYPES
+from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
 
 T = TypeVar("T")
 SESSIONS = ("first", "last", "all")
@@ -90,9 +90,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Regions:
-    """[regions]: the atlas of the region tables."""
+    """[regions]: the atlas of the region tables, and columns with the volumes of regions."""
 
     atlas: str = "AAL"
+    volumes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for region, column in self.volumes.items():
+            if not isinstance(column, str):
+                raise InputError(f"[regions] volumes: {region} = {column!r} must name a column")
 
 
 @dataclass(frozen=True)
@@ -119,10 +125,7 @@ class Recipe:
             raise InputError(f"two [[attribution]] are called '{doubled[0]}': name one otherwise")
         for name in self.statistics.maps:
             _one_of("[statistics] maps", name, ("image", *names))
-        _between("[statistics] permutations", self.statistics.permutations, 1)
-        _between("[statistics] alpha", self.statistics.alpha, 0.0001, 0.5)
-        _between("[statistics] smoothing_fwhm_mm", self.statistics.smoothing_fwhm_mm, 0)
-        _between("[statistics] min_cluster_mm3", self.statistics.min_cluster_mm3, 0)
+        _check_statistics(self.statistics)
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, as in the TOML file."""
@@ -233,7 +236,10 @@ def _value(hint: Any, value: Any, source: str, where: str) -> Any:
         return parse(hint, value, source, where)
     base = get_origin(hint) or hint
     if base in (Union, UnionType):
-        return value if value is None else _value(get_args(hint)[0], value, source, where)
+        listed = isinstance(value, list | tuple)
+        kinds = [one for one in get_args(hint) if (get_origin(one) is tuple) == listed]
+        kind = (kinds or get_args(hint))[0]
+        return value if value is None else _value(kind, value, source, where)
     if base is tuple:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise InputError(f"recipe {source}: {where} must be a list, not {value!r}")
@@ -255,6 +261,37 @@ def _named(attribution: dict[str, Any]) -> dict[str, Any]:
     if not str(attribution["name"]).isalnum():
         raise InputError(f"[[attribution]] name '{attribution['name']}': letters and digits only")
     return attribution
+
+
+def _check_statistics(options: StatisticsOptions) -> None:
+    _between("[statistics] permutations", options.permutations, 1)
+    _between("[statistics] alpha", options.alpha, 0.0001, 0.5)
+    _between("[statistics] smoothing_fwhm_mm", options.smoothing_fwhm_mm, 0)
+    _between("[statistics] min_cluster_mm3", options.min_cluster_mm3, 0)
+    _between("[statistics] cluster_p", options.cluster_p, 1e-6, 0.1)
+    _between("[statistics] memory_mb", options.memory_mb, 0)
+    for name in options.corrections:
+        _one_of("[statistics] corrections", name, tuple(CORRECTIONS))
+    if not options.corrections or len(set(options.corrections)) < len(options.corrections):
+        raise InputError("[statistics] corrections: name at least one, and each once")
+    if "random_field" in options.corrections:
+        _between("[statistics] alpha with random_field", options.alpha, 0.0001, 0.29)
+    _check_design(options)
+
+
+def _check_design(options: StatisticsOptions) -> None:
+    if options.terms and not options.contrast:
+        raise InputError("[statistics] terms: say by contrast what of them is tested")
+    if options.contrast:
+        contrast_label(options.contrast)
+    for name in options.categorical:
+        _one_of("[statistics] categorical", name, tuple(options.columns))
+    parametric = {"fdr", "random_field"} & set(options.corrections)
+    if options.variance_groups and parametric:
+        raise InputError(
+            f"[statistics] variance_groups: {' and '.join(sorted(parametric))} assume one "
+            "variance; leave one of both out"
+        )
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

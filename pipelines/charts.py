@@ -4,7 +4,7 @@ Every function takes tables or arrays and returns a matplotlib `Figure`; `pipeli
 writes it. Nothing touches pyplot's global state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,12 @@ from pipelines.figures import ACCENT, INK, QUIET
 
 CLASS_COLOURS = ("#c8572f", "#2b6c99", "#8a7a2b", "#7a4f9a")
 CLASS_MARKERS = ("o", "s", "^", "D")
+
+_MEASURES = {
+    "sum": "relevance summed over the region (arbitrary units)",
+    "density": "relevance per voxel (arbitrary units)",
+    "gain": "relevance relative to the controls' mean",
+}
 
 
 def _chart(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
@@ -167,13 +173,7 @@ def region_ranking(
     axes.axvline(0, color=QUIET, lw=0.8, zorder=0)
     axes.set_yticks(rows, best["name"].astype(str).str.replace("_", " "))
     axes.set(ylim=(-0.7, len(best) - 0.3), title=title or "")
-    axes.set_xlabel(
-        {
-            "sum": "relevance summed over the region (arbitrary units)",
-            "density": "relevance per voxel (arbitrary units)",
-            "gain": "relevance relative to the controls' mean",
-        }.get(measure, measure)
-    )
+    axes.set_xlabel(_MEASURES.get(measure, measure))
     axes.ticklabel_format(axis="x", scilimits=(-3, 4), useMathText=True)
     axes.grid(axis="x", color="#eef1f2", zorder=0)
     axes.set_axisbelow(True)
@@ -182,6 +182,128 @@ def region_ranking(
     if len(columns) > 1:
         axes.legend(frameon=False, fontsize=9, loc="lower right")
     return figure
+
+
+def region_intervals(
+    rankings: pd.DataFrame, people: pd.DataFrame, top: int = 25, *, measure: str = "sum"
+) -> Figure:
+    """Draw the regions at the top of a ranking with intervals, and everybody's values.
+
+    Parameters
+    ----------
+    rankings
+        `group index name value low high rank`, one row per group and region; the first group
+        orders the regions. See `models.rankings.ranking`.
+    people
+        `group index value`, one row per person and region; drawn as faint marks.
+    top
+        How many regions.
+    measure
+        `sum`, `density` or `gain`.
+    """
+    groups = list(dict.fromkeys(rankings["group"]))
+    leading = rankings[rankings["group"] == groups[0]] if groups else rankings
+    best = leading.dropna(subset="rank").sort_values("rank").head(top)
+    figure, (axes,) = _chart(7.6, 1.0 + 0.3 * max(len(best), 3))
+    if best.empty:
+        _nothing(axes, "No region has any relevance.")
+        return figure
+    rows = pd.Series(np.arange(len(best))[::-1], index=best["index"])
+    offsets = np.linspace(0.14, -0.14, len(groups)) if len(groups) > 1 else [0.14]
+    for k, (name, offset) in enumerate(zip(groups, offsets, strict=True)):
+        group = rankings[(rankings["group"] == name) & rankings["index"].isin(rows.index)]
+        own = people[(people["group"] == name) & people["index"].isin(rows.index)]
+        _intervals(axes, group, own, rows, offset, (CLASS_COLOURS[k % 4], CLASS_MARKERS[k % 4]))
+    shown = rankings[rankings["index"].isin(rows.index)]
+    left_out = _robust_limits(axes, people, shown)
+    axes.axvline(0, color=QUIET, lw=0.8, zorder=0)
+    axes.set_yticks(rows, best["name"].astype(str).str.replace("_", " "))
+    axes.set_ylim(-0.7, len(best) - 0.3)
+    note = f"; values of single people outside: {left_out}" if left_out else ""
+    axes.set_xlabel(_MEASURES.get(measure, measure) + note)
+    axes.ticklabel_format(axis="x", scilimits=(-3, 4), useMathText=True)
+    axes.grid(axis="x", color="#eef1f2", zorder=0)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return figure
+
+
+def _intervals(
+    axes: Axes,
+    group: pd.DataFrame,
+    people: pd.DataFrame,
+    rows: pd.Series,
+    offset: float,
+    look: tuple[str, str],
+) -> None:
+    """One group's means with intervals, and its people as faint marks."""
+    colour, marker = look
+    # Beside the bar, which would hide them.
+    height = rows.reindex(people["index"]).to_numpy() + 2.2 * offset
+    axes.scatter(people["value"], height, s=9, color=colour, alpha=0.35, lw=0, zorder=2)
+    y = rows.reindex(group["index"]).to_numpy() + offset
+    axes.hlines(y, group["low"], group["high"], color=colour, lw=2, zorder=3)
+    name = f"{group['group'].iat[0]}: mean, 95 % interval"
+    axes.scatter(
+        group["value"], y, s=30, color=colour, marker=marker, zorder=4, lw=0.6, ec="white",
+        label=name,
+    )  # fmt: skip
+
+
+def _robust_limits(axes: Axes, people: pd.DataFrame, shown: pd.DataFrame) -> int:
+    """Fit the axis to all means and intervals and to nearly all people; how many lie outside."""
+    values = people["value"].dropna().to_numpy(float)
+    ends = shown[["value", "low", "high"]].to_numpy(float)
+    inside = np.append(np.quantile(values, (0.005, 0.995)) if len(values) else [], ends)
+    low, high = float(np.nanmin(inside)), float(np.nanmax(inside))
+    margin = 0.03 * max(high - low, 1e-12)
+    axes.set_xlim(min(low, 0) - margin, max(high, 0) + margin)
+    return int(((values < low - margin) | (values > high + margin)).sum())
+
+
+def overlap_matrix(table: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+    """Draw how many of the top regions methods share, a panel per outcome.
+
+    Parameters
+    ----------
+    table
+        `outcome first second mean`, and `low high` where known; first equal to second is the
+        overlap between trainings of one method.
+    names
+        Methods in order, and what to call them.
+    """
+    outcomes = list(dict.fromkeys(table["outcome"]))
+    count = len(names)
+    side = 1.3 + 0.75 * count
+    figure, panels = _chart(side * max(len(outcomes), 1) + 1.2, side, max(len(outcomes), 1))
+    if not outcomes:
+        _nothing(panels[0], "There are no two runs to compare.")
+        return figure
+    for k, (axes, outcome) in enumerate(zip(panels, outcomes, strict=True)):
+        _matrix(axes, table[table["outcome"] == outcome], list(names))
+        axes.set_title(outcome)
+        ticks, words = range(count), [one.replace(", ", ",\n") for one in names.values()]
+        axes.set_xticks(ticks, words, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(ticks, words if k == 0 else [""] * count)
+    return figure
+
+
+def _matrix(axes: Axes, table: pd.DataFrame, names: list[str]) -> None:
+    place = {name: i for i, name in enumerate(names)}
+    share = np.full((len(names), len(names)), np.nan)
+    for row in table.itertuples():
+        i, j = place[str(row.first)], place[str(row.second)]
+        share[i, j] = share[j, i] = row.mean
+    colours = LinearSegmentedColormap.from_list("", ["#f3f6f7", ACCENT])
+    axes.imshow(np.ma.masked_invalid(share), cmap=colours, vmin=0, vmax=1)
+    for (i, j), part in np.ndenumerate(share):
+        text = "–" if np.isnan(part) else f"{part:.0%}"
+        ink = "white" if part > 0.55 else INK
+        axes.text(j, i, text, ha="center", va="center", size=10, color=ink)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def learning_curves(histories: Sequence[pd.DataFrame]) -> Figure:

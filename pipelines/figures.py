@@ -9,7 +9,7 @@ and letters say so on every slice.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -329,6 +329,71 @@ def plot_slices(
     return figure
 
 
+def plot_rows(
+    volume: Volume,
+    overlays: Mapping[str, Volume],
+    *,
+    n_slices: int = 8,
+    overlay_range: tuple[float, float] | None = None,
+    units: str = "",
+) -> Figure:
+    """Draw axial slices of several maps below each other: the same slices, the same colours.
+
+    Parameters
+    ----------
+    volume
+        Anatomy, (X, Y, Z) in any storage orientation.
+    overlays
+        Heading of each row, and its map on any grid of the same space.
+    n_slices
+        Slices in each row.
+    overlay_range
+        Lowest and highest value of the colour bar; default `overlay_limits` of all maps.
+    units
+        What the colour bar measures.
+    """
+    brain = _canonical(volume)
+    values = {name: _onto(_canonical(one), brain) for name, one in overlays.items()}
+    limits = overlay_range or overlay_limits(np.stack(list(values.values())))
+    colours = {name: _overlay(one, limits, None) for name, one in values.items()}
+    view = _view(brain, None)
+    figure, rows, bar = _row_axes(brain, view, list(colours), n_slices)
+    axis, spacing = 2, max(1, round(4 / brain.voxel[2]))
+    indices = _slice_indices(brain.foreground, axis, n_slices, spacing)
+    for colour, row in zip(colours.values(), rows, strict=True):
+        for axes, index in zip(row, indices, strict=False):
+            _draw_slice(axes, brain, view, axis, index, colour)
+            _annotate(axes, brain, axis, index)
+    empty = not any(one.visible.any() for one in colours.values())
+    _draw_bar(bar, _Paint(*limits, None), units, empty=empty)
+    return figure
+
+
+def _row_axes(
+    brain: _Brain, view: _View, headings: Sequence[str], n_slices: int
+) -> tuple[Figure, list[list[Axes]], Axes]:
+    """Lay out a row of axial slices below each heading, and a colour bar."""
+    box = [(one.stop - one.start) * edge for one, edge in zip(view.box, brain.voxel, strict=True)]
+    head, right, gap = 0.3, 0.95, 0.04
+    column = (_WIDTH - right - 0.05) / n_slices
+    high = column * box[1] / box[0]
+    total = len(headings) * (head + high) + 0.05
+    figure, rows = Figure(figsize=(_WIDTH, total), dpi=100, facecolor="black"), []
+    for k, heading in enumerate(headings):
+        top = total - k * (head + high)
+        figure.text(
+            0.1 / _WIDTH, (top - head / 2) / total, heading, color="white", va="center", size=11
+        )
+        places = [(0.05 + one * column) / _WIDTH for one in range(n_slices)]
+        size = (column - gap) / _WIDTH, high / total
+        rows.append([figure.add_axes((x, (top - head - high) / total, *size)) for x in places])
+    for axes in (one for row in rows for one in row):
+        axes.set_axis_off()
+    room = min(2.2, 0.6 * total)
+    place = (_WIDTH - 0.82) / _WIDTH, (total - room) / 2 / total, 0.13 / _WIDTH, room / total
+    return figure, rows, figure.add_axes(place)
+
+
 @dataclass(frozen=True)
 class _Overlay:
     """A map on the anatomy's voxels: values, strength where it will be seen, and colours."""
@@ -549,6 +614,61 @@ def registration_overlay(
     inside = data[data > 0]
     levels = tuple(np.quantile(inside, (0.05, 0.6))) if inside.size else (0.5,)
     return plot_slices(registered, contour=template, contour_levels=levels, title=title)
+
+
+def glass_brain(overlay: SpatialImage, *, title: str | None = None, units: str = "") -> Figure:
+    """Draw a map of MNI space through a transparent brain, the strongest value along each ray.
+
+    Left and right hemisphere from the side, the brain from behind and from above; the left is on
+    the left of the picture, and letters say so.
+
+    Parameters
+    ----------
+    overlay
+        A map (X, Y, Z) in MNI space, in any storage orientation; 0 is not shown.
+    title
+        A line above the brains.
+    units
+        What the colour bar measures.
+
+    Raises
+    ------
+    ValueError
+        Where the map is not three-dimensional.
+    """
+    brain = _canonical(overlay)
+    # Imported here: it takes a second, and no other figure needs it.
+    from nilearn.plotting import plot_glass_brain
+
+    low, high = overlay_limits(brain.data)
+    empty = not brain.data.any()
+    figure = Figure(figsize=(_WIDTH, 2.6 + 0.3 * bool(title)), dpi=100, facecolor="black")
+    FigureCanvasAgg(figure)
+    room = 2.6 / (2.6 + 0.3 * bool(title))
+    display = plot_glass_brain(
+        None if empty else nib.Nifti1Image(brain.data, brain.affine),
+        display_mode="lyrz",
+        figure=figure,
+        axes=(0.0, 0.0, 0.9, room),
+        colorbar=False,
+        threshold=0,
+        plot_abs=False,
+        symmetric_cbar=low < 0,
+        vmin=low,
+        vmax=high,
+        cmap=SIGNED if low < 0 else HEAT,
+        alpha=1.0,
+        black_bg=True,
+        annotate=True,
+    )
+    for side, words in (("l", "left side"), ("r", "right side")):
+        axes = display.axes[side].ax
+        axes.text(0.02, 0.02, words, color="white", size=8, transform=axes.transAxes)
+    if title:
+        figure.text(0.01, (1 + room) / 2, title, color="white", va="center", size=11)
+    bar = figure.add_axes((0.92, 0.25 * room, 0.013, 0.6 * room))
+    _draw_bar(bar, _Paint(low, high, 0.0), units, empty=empty)
+    return figure
 
 
 # Charts of a cohort -----------------------------------------------------------------------------

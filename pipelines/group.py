@@ -1,7 +1,7 @@
 """Group level: pack, train, predict, explain out of fold, test; on derivatives alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +9,13 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from models.training.splits import Split
+from pipelines.atlases import SHIPPED, atlas
+from pipelines.interfaces.analytics import AnalyseMethod, CompareMethods
 from pipelines.interfaces.attribution import ExplainFold, SummariseMethod
 from pipelines.interfaces.networks import PackVolumes, Predictions, TrainFold
 from pipelines.interfaces.sink import SaveProducts
-from pipelines.interfaces.statistics import VoxelwiseTest
-
-
-@dataclass(frozen=True)
-class StatisticsOptions:
-    """How maps of two groups are compared.
-
-    Parameters
-    ----------
-    maps : tuple of str
-        ``image``, and names of attributions.
-    smoothing_fwhm_mm : float
-    permutations : int
-    alpha : float
-        Family-wise error.
-    min_cluster_mm3 : float
-    """
-
-    maps: tuple[str, ...] = ("image",)
-    smoothing_fwhm_mm: float = 8.0
-    permutations: int = 1000
-    alpha: float = 0.05
-    min_cluster_mm3: float = 0.0
+from pipelines.interfaces.statistics import VoxelwiseTest, check_columns
+from pipelines.statistics import StatisticsOptions
 
 
 @dataclass(frozen=True)
@@ -61,6 +42,8 @@ class Study:
         Columns of the cohort table.
     statistics : StatisticsOptions
     seed : int
+    volumes : dict
+        Region, sides joined, to the column of the cohort table that holds its volume.
     """
 
     model: str
@@ -74,6 +57,7 @@ class Study:
     covariates: tuple[str, ...]
     statistics: StatisticsOptions
     seed: int
+    volumes: Mapping[str, str] = field(default_factory=dict)
 
     def card(self, recipe: Mapping[str, Any], versions: Mapping[str, str], folds: int) -> dict:
         """The model card without its results."""
@@ -120,16 +104,18 @@ def init_group_wf(
     plan = _Plan(study, cohort, [asdict(split) for split in splits], output_dir, device)
     pack, train, predict = plan.classification(card, force=force)
     explain, summarise, stacks = plan.explanation()
+    analyse, compare = plan.analytics()
+    analysed = pe.Node(niu.Merge(2), name="analysed")
     test = plan.statistics()
     # A sink per stage: what is computed is kept when a later stage fails.
     gather = pe.Node(niu.Merge(2), name="gather")  # the model card is written after the weights
-    save_model, save_heatmaps, save_tests = (
+    save_model, save_heatmaps, save_analytics, save_tests = (
         pe.Node(
             SaveProducts(output_dir=str(output_dir), common={"SoftwareVersions": card["Versions"]}),
             name=name,
             overwrite=True,
         )
-        for name in ("save_model", "save_heatmaps", "save_tests")
+        for name in ("save_model", "save_heatmaps", "save_analytics", "save_tests")
     )
 
     workflow = pe.Workflow(f"group_{study.model}", base_dir=str(work_dir))
@@ -158,6 +144,21 @@ def init_group_wf(
                 (predict, summarise, [("table", "predictions")]),
                 (summarise, save_heatmaps, [("products", "products")]),
                 (summarise, stacks, [("stack", "stacks")]),
+                *[
+                    connection
+                    for node in (analyse, compare)
+                    for connection in (
+                        (pack, node, cached),
+                        (train, node, [("scores", "scores")]),
+                        (predict, node, [("table", "predictions")]),
+                        (summarise, node, [("region_tables", "region_tables")]),
+                    )
+                ],
+                (explain, analyse, [("maps", "folds")]),
+                (analyse, compare, [("distances", "distances")]),
+                (analyse, analysed, [("products", "in1")]),
+                (compare, analysed, [("products", "in2")]),
+                (analysed, save_analytics, [("out", "products")]),
             ]
         )
     if study.statistics.maps:
@@ -185,6 +186,10 @@ class _Plan:
     @property
     def _gpu(self) -> dict[str, Any]:
         return {"device": self.device, "use_gpu": self.device != "cpu"}
+
+    @property
+    def _repeats(self) -> list[int]:
+        return [fold["repeat"] for fold in self.folds]
 
     @property
     def _shared(self) -> dict[str, Any]:
@@ -236,7 +241,7 @@ class _Plan:
         )
         explain.inputs.split = self.folds
         summarise = pe.MapNode(
-            SummariseMethod(atlas=study.atlas, **self._shared),
+            SummariseMethod(atlas=study.atlas, repeats=self._repeats, **self._shared),
             iterfield=["attribution"],
             name="summarise",
             mem_gb=2,
@@ -251,17 +256,46 @@ class _Plan:
         stacks.inputs.wanted = list(study.statistics.maps)
         return explain, summarise, stacks
 
+    def analytics(self) -> tuple[pe.MapNode, pe.Node]:
+        """Analyse every method over the trainings, then compare the methods."""
+        study = self.study
+        attributions = [dict(one) for one in study.attributions]
+        analyse = pe.MapNode(
+            AnalyseMethod(
+                atlas=study.atlas,
+                repeats=self._repeats,
+                volumes=dict(study.volumes),
+                min_cluster_mm3=study.statistics.min_cluster_mm3,
+                seed=study.seed,
+                **self._shared,
+            ),
+            iterfield=["attribution", "region_tables"],
+            name="analyse",
+            mem_gb=3,
+        )
+        analyse.inputs.attribution = attributions
+        compare = pe.Node(
+            CompareMethods(
+                names=[one["name"] for one in attributions],
+                methods=[one["method"] for one in attributions],
+                atlas=study.atlas,
+                **self._shared,
+            ),
+            name="compare",
+        )
+        return analyse, compare
+
     def statistics(self) -> pe.MapNode:
         """Test every map: the images first, then the heatmaps in the recipe's order."""
         study, options = self.study, self.study.statistics
+        asked = {key: value for key, value in asdict(options).items() if key != "memory_mb"}
+        asked["cluster_atlases"] = tuple(map(_atlas_place, options.cluster_atlases))
         test = pe.MapNode(
             VoxelwiseTest(
                 covariates=list(study.covariates),
                 atlas=study.atlas,
-                smoothing_fwhm_mm=options.smoothing_fwhm_mm,
-                permutations=options.permutations,
-                alpha=options.alpha,
-                min_cluster_mm3=options.min_cluster_mm3,
+                options=asked,
+                memory_mb=options.memory_mb,
                 exchange_within_fold=max(fold["repeat"] for fold in self.folds) == 1,
                 seed=study.seed,
                 **self._shared,
@@ -271,8 +305,18 @@ class _Plan:
             name="test",
             mem_gb=2,
         )
+        if options.columns:
+            participants = self.output_dir / "participants.tsv"
+            check_columns(participants, options.columns)
+            test.inputs.participants = participants
         test.inputs.name = sorted(options.maps, key=lambda name: name != "image")
         return test
+
+
+def _atlas_place(wanted: str) -> str:
+    """A shipped atlas by its name, a file by its whole path, once it is known to be readable."""
+    atlas(wanted)
+    return wanted if wanted in SHIPPED else str(Path(wanted).absolute())
 
 
 def choose_stacks(stacks: list, names: list, wanted: list) -> list:

@@ -27,6 +27,12 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "2016:2271–2275.",
         _DOI + "10.1109/ICIP.2016.7532763",
     ),
+    "benjamini1995": (
+        "Benjamini Y, Hochberg Y. Controlling the false discovery rate: a practical and powerful "
+        "approach to multiple testing. Journal of the Royal Statistical Society: Series B "
+        "1995;57:289–300.",
+        _DOI + "10.1111/j.2517-6161.1995.tb02031.x",
+    ),
     "boehle2019": (
         "Böhle M, Eitel F, Weygandt M, Ritter K. Layer-wise relevance propagation for explaining "
         "deep neural network decisions in MRI-based Alzheimer's disease classification. Frontiers "
@@ -185,6 +191,12 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "noise. 2017.",
         "https://arxiv.org/abs/1706.03825",
     ),
+    "smith2009": (
+        "Smith SM, Nichols TE. Threshold-free cluster enhancement: addressing problems of "
+        "smoothing, threshold dependence and localisation in cluster inference. NeuroImage "
+        "2009;44:83–98.",
+        _DOI + "10.1016/j.neuroimage.2008.03.061",
+    ),
     "smith2019": (
         "Smith LN, Topin N. Super-convergence: very fast training of neural networks using large "
         "learning rates. 2019.",
@@ -221,6 +233,17 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Winkler AM, Ridgway GR, Webster MA, Smith SM, Nichols TE. Permutation inference for the "
         "general linear model. NeuroImage 2014;92:381–397.",
         _DOI + "10.1016/j.neuroimage.2014.01.060",
+    ),
+    "winkler2016": (
+        "Winkler AM, Ridgway GR, Douaud G, Nichols TE, Smith SM. Faster permutation inference in "
+        "brain imaging. NeuroImage 2016;141:502–516.",
+        _DOI + "10.1016/j.neuroimage.2016.05.068",
+    ),
+    "worsley1996": (
+        "Worsley KJ, Marrett S, Neelin P, Vandal AC, Friston KJ, Evans AC. A unified statistical "
+        "approach for determining significant signals in images of cerebral activation. Human "
+        "Brain Mapping 1996;4:58–73.",
+        _DOI + "10.1002/(SICI)1097-0193(1996)4:1<58::AID-HBM4>3.0.CO;2-O",
     ),
     "yarkoni2019": (
         "Yarkoni T, Markiewicz CJ, de la Vega A, et al. PyBIDS: Python tools for BIDS datasets. "

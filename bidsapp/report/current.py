@@ -9,6 +9,7 @@ from bidsapp.report.notes import model_card
 from bidsapp.report.shelf import Item, Shelf
 from models.errors import InputError
 from pipelines.derivatives import label
+from pipelines.statistics import contrast_label
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Current:
         if len(classes) == 2:
             negative, positive = classes
             allowed["target"] = frozenset([positive])
-            allowed["contrast"] = frozenset([f"{positive}Minus{negative}"])
+            allowed["contrast"] = frozenset([_contrast(card) or f"{positive}Minus{negative}"])
         if "Attributions" in card:
             entries = [one for one in _listed(card["Attributions"]) if isinstance(one, Mapping)]
             allowed["method"] = frozenset(str(one.get("name")) for one in entries)
@@ -71,6 +72,17 @@ def only_current(shelf: Shelf, found: Iterable[Item]) -> list[Item]:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
+
+
+def _contrast(card: Mapping[str, Any]) -> str:
+    """Label of the contrast that the recipe names; empty where it names none."""
+    found: Any = card
+    for key in ("Recipe", "statistics", "contrast"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    try:
+        return contrast_label(found) if found else ""
+    except (InputError, TypeError):  # no recipe of this app
+        return ""
 
 
 def _label(name: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bidsapp.report import cohort, heatmaps, notes, performance, statistics, wording
+from bidsapp.report import analytics, cohort, heatmaps, notes, performance, statistics, wording
 from bidsapp.report.current import Current
 from bidsapp.report.methods import methods_text
 from bidsapp.report.page import HEATMAPS, Statement, Table, write
@@ -58,7 +58,11 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
     found = performance.stored(shelf, chosen) if chosen else {}
     level = _level(shelf, chosen)
     current = Current.of(shelf, chosen)
-    figures = [one for one in shelf.find("group/figures/*.png") if current.has(one)]
+    figures = [
+        one
+        for one in shelf.find("group/figures/*.png")
+        if current.has(one) and not analytics.is_analytic(one)
+    ]
     taken, left_out = cohort.people(shelf, predictions, setting)
     trainers = cohort.trainers(shelf, chosen, predictions)
     classes = _classes(taken, setting)
@@ -98,6 +102,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         confusion=performance.confusion_table(_table(shelf, chosen, "confusion")),
         charts=charts,
         heatmaps=maps,
+        analytics=analytics.analytics(shelf, current, classes) if chosen else None,
         tests=tests,
         others=_others(shelf, figures),
         notes=_notes(shelf, log, current),
@@ -242,8 +247,14 @@ def _others(shelf: Shelf, figures: list[Item]) -> list[Picture]:
 def _mean_maps(
     shelf: Shelf, figures: list[Item], current: Current, classes: list[str]
 ) -> list[MeanMap]:
-    images = [one for one in shelf.find("group/*_heatmap.nii.gz") if current.has(one)]
-    tables = [one for one in shelf.find("group/*_heatmap.tsv") if current.has(one)]
+    images, tables = (
+        [
+            one
+            for one in shelf.find(f"group/*_heatmap.{ending}")
+            if current.has(one) and not analytics.is_analytic(one)
+        ]
+        for ending in ("nii.gz", "tsv")
+    )
     pictures = [one for one in figures if one["method"] and not one["contrast"]]
     firsts: dict[tuple[str, ...], Item] = {}
     for one in [*images, *tables, *pictures]:

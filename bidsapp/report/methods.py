@@ -385,24 +385,97 @@ def _statistics(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     cohort = recipe.get("cohort") or {}
     if not table.get("permutations"):
         return ""
-    smoothing, alpha = table.get("smoothing_fwhm_mm"), table.get("alpha")
-    covariates = cohort.get("covariates") or []
-    names = "covariate" if len(covariates) == 1 else "covariates"
-    with_covariates = f", with {listing(covariates)} as {names}" if covariates else ""
-    cluster = table.get("min_cluster_mm3")
+    smoothing, cluster = table.get("smoothing_fwhm_mm"), table.get("min_cluster_mm3")
     smoothed = f"after smoothing with a Gaussian of {number(smoothing)} mm FWHM"
     return _sentences(
-        "Groups were compared voxel by voxel in a linear model"
-        f"{with_covariates}{', ' + smoothed if smoothing else ''}{_tested(table.get('maps'))}.",
+        f"{_compared(table, cohort)}"
+        f"{', ' + smoothed if smoothing else ''}{_tested(table.get('maps'))}.",
         _scaled(table),
-        f"Two-sided p-values come from {table['permutations']} permutations by the method of "
-        "Freedman and Lane [@freedman1983; @winkler2014] and are corrected for the family-wise "
-        "error by the distribution of the largest statistic [@nichols2002]"
-        f"{f', at a level of {number(alpha)}' if alpha is not None else ''}.",
+        _permuted(table),
+        *_corrections(table),
         f"Clusters below {number(cluster)} mm³ were left out of the thresholded maps."
         if cluster
         else None,
     )
+
+
+def _compared(table: Mapping[str, Any], cohort: Mapping[str, Any]) -> str:
+    """Who or what is compared, by which model."""
+    contrast = table.get("contrast")
+    if contrast:
+        rows = [contrast] if isinstance(contrast, str) else contrast
+        terms = table.get("terms") or []
+        model = f" with the terms {listing(terms)}" if terms else ""
+        return f"The contrast {listing(rows)} was tested voxel by voxel in a linear model{model}"
+    covariates = cohort.get("covariates") or []
+    names = "covariate" if len(covariates) == 1 else "covariates"
+    with_covariates = f", with {listing(covariates)} as {names}" if covariates else ""
+    return f"Groups were compared voxel by voxel in a linear model{with_covariates}"
+
+
+_PERMUTED = {
+    "voxel": "the largest statistic [@nichols2002]",
+    "extent": "the largest cluster [@nichols2002]",
+    "mass": "the largest cluster mass [@nichols2002]",
+    "tfce": "the largest threshold-free cluster enhancement [@smith2009]",
+}
+_THEORY = {
+    "fdr": "the false discovery rate was controlled after Benjamini and Hochberg [@benjamini1995]",
+    "random_field": "the family-wise error was controlled by random-field theory, with the "
+    "smoothness of the residuals [@worsley1996]",
+}
+
+
+def _permuted(table: Mapping[str, Any]) -> str | None:
+    """Where p-values by permutation come from, and what they are corrected by."""
+    by = [_PERMUTED[one] for one in table.get("corrections") or ["voxel"] if one in _PERMUTED]
+    if not by:
+        return None
+    flips = table.get("variance_groups") or table.get("contrast") in ("mean", ["mean"])
+    moves = "sign flips" if flips else "permutations"
+    sides = "Two-sided p-values" if _signed(table) else "P-values"
+    return (
+        f"{sides} come from {table['permutations']} {moves} by the method of "
+        "Freedman and Lane [@freedman1983; @winkler2014] and are corrected for the family-wise "
+        f"error by the distribution of {listing(by)}{_level(table, by)}."
+    )
+
+
+def _signed(table: Mapping[str, Any]) -> bool:
+    """Whether t is tested, as far as the recipe alone tells; F knows no sign."""
+    contrast = table.get("contrast")
+    return not contrast or (isinstance(contrast, str) and " - " in contrast)
+
+
+def _level(table: Mapping[str, Any], by: Collection[str]) -> str:
+    alpha = table.get("alpha")
+    decides = (table.get("corrections") or ["voxel"])[0] in _PERMUTED
+    return f", at a level of {number(alpha)}" if alpha is not None and by and decides else ""
+
+
+def _corrections(table: Mapping[str, Any]) -> list[str]:
+    """Sentences about what the corrections of a recipe need to be understood."""
+    asked = table.get("corrections") or ["voxel"]
+    said = []
+    if {"extent", "mass"} & set(asked):
+        formed = number(table.get("cluster_p", 0.001))
+        said.append(f"Clusters were formed of voxels with an uncorrected p below {formed}.")
+    if table.get("tail") and set(asked) & set(_PERMUTED):
+        said.append(
+            "Small p-values were taken from a generalised Pareto distribution fitted to the tail, "
+            "where it fitted [@winkler2016]."
+        )
+    theory = [_THEORY[one] for one in asked if one in _THEORY]
+    if theory:
+        first = asked[0] in _THEORY and table.get("alpha") is not None
+        level = f", at a level of {number(table['alpha'])}" if first else ""
+        words = "; ".join(theory)
+        said.append(f"{words[0].upper()}{words[1:]}{level}.")
+    if len(asked) > 1:
+        said.append(f"Significance was judged by the correction “{asked[0]}”.")
+    if table.get("variance_groups"):
+        said.append("The groups were allowed to differ in variance [@winkler2014].")
+    return said
 
 
 def _tested(maps: Any) -> str:

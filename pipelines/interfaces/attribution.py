@@ -211,6 +211,7 @@ class ExplainFold(SimpleInterface):
 class SummariseMethodInputSpec(BaseInterfaceInputSpec):
     attribution = traits.Dict(mandatory=True)
     folds = traits.List(traits.Str, mandatory=True, desc="folders of ExplainFold")
+    repeats = traits.List(traits.Int, mandatory=True, desc="repeat of each folder, from 1")
     predictions = File(exists=True, mandatory=True)
     cohort = File(exists=True, mandatory=True)
     cache = traits.Str(mandatory=True)
@@ -223,6 +224,7 @@ class SummariseMethodInputSpec(BaseInterfaceInputSpec):
 class SummariseMethodOutputSpec(TraitedSpec):
     stack = File(exists=True, desc="(people, x, y, z) maps, rows as in `people`")
     people = File(exists=True, desc="participant, class and fold of each row")
+    region_tables = File(exists=True, desc="of every person in every repeat")
     products = traits.Dict
 
 
@@ -244,8 +246,26 @@ class SummariseMethod(SimpleInterface):
         write_table(cwd / "people.tsv", table[["participant_id", "session_id", "label", "fold"]])
         self._results["stack"] = str(cwd / "stack.npy")
         self._results["people"] = str(cwd / "people.tsv")
-        self._results["products"] = self._products(cwd, cache, keys, table, maps, ledgers, folds)
+        regions = Regions.on(self.inputs.atlas, cache.grid)
+        write_table(cwd / "regions.tsv", self._per_repeat(regions))
+        self._results["region_tables"] = str(cwd / "regions.tsv")
+        self._results["products"] = self._products(
+            cwd, cache, keys, table, maps, ledgers, folds, regions
+        )
         return runtime
+
+    def _per_repeat(self, regions: Regions) -> pd.DataFrame:
+        """Region table of every person in every repeat, one below the other."""
+        name, tables = self.inputs.attribution["name"], []
+        for folder, repeat in zip(map(Path, self.inputs.folds), self.inputs.repeats, strict=True):
+            keys = json.loads((folder / "index.json").read_text())["keys"]
+            maps = np.load(folder / f"{name}.npy", mmap_mode="r")
+            for (sub, ses), one in zip(keys, maps, strict=True):
+                strength = regions.table(np.abs(one))["sum"]
+                found = regions.table(one).assign(absolute=strength)
+                tables.append(found.assign(repeat=repeat, sub=sub, ses=ses))
+        columns = ["repeat", "sub", "ses", "index", "name", "voxels", "sum", "absolute"]
+        return pd.concat(tables, ignore_index=True)[columns]
 
     def _gather(
         self, keys: list[tuple[str, str]], shape: tuple[int, int, int]
@@ -276,11 +296,11 @@ class SummariseMethod(SimpleInterface):
         maps: np.ndarray,
         ledgers: Any,
         folds: Any,
+        regions: Regions,
     ) -> Products:
         negative, positive = self.inputs.classes
         attribution, model = self.inputs.attribution, self.inputs.model
         names = HeatmapNames(model, positive, cache.grid)
-        regions = Regions.on(self.inputs.atlas, cache.grid)
         tables = [regions.table(one) for one in maps]
         controls = (table["label"] == negative).to_numpy()
         sums = np.array([one["sum"] for one in tables])

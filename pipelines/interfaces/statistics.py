@@ -1,5 +1,8 @@
-"""Interface of the voxelwise statistics: two groups, covariates, one map per person."""
+"""Interface of the voxelwise statistics: one contrast, one map per person."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,17 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
 from models.errors import InputError
+from models.grids import Grid
 from pipelines.derivatives import SPACE, grid_sidecar, label, read_table, relative_path, write_table
 from pipelines.heatmaps import HeatmapNames, Products, Regions, anatomy
 from pipelines.images import write_nifti
 from pipelines.interfaces.networks import prediction_keys, read_cohort
+from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
 
 BRAIN_SHARE = 0.9
 
@@ -28,18 +34,17 @@ class VoxelwiseTestInputSpec(BaseInterfaceInputSpec):
     stack = traits.Str(mandatory=True, desc="(people, x, y, z) maps; '' takes the images")
     people = File(exists=True, mandatory=True, desc="participant, label and fold of each row")
     cohort = File(exists=True, mandatory=True)
+    participants = File(exists=True, desc="columns of the recipe's terms, where it has any")
     cache = traits.Str(mandatory=True)
     content_hash = traits.Str(mandatory=True)
     classes = traits.List(traits.Str, mandatory=True)
     covariates = traits.List(traits.Str, mandatory=True)
     model = traits.Str(mandatory=True)
     atlas = traits.Str(mandatory=True)
-    smoothing_fwhm_mm = traits.Float(mandatory=True)
-    permutations = traits.Int(mandatory=True)
-    alpha = traits.Float(mandatory=True)
-    min_cluster_mm3 = traits.Float(mandatory=True)
+    options = traits.Dict(mandatory=True, desc="fields of StatisticsOptions")
     exchange_within_fold = traits.Bool(mandatory=True)
     seed = traits.Int(mandatory=True)
+    memory_mb = traits.Float(0.0, usedefault=True, nohash=True, desc="0: what fits the device")
     device = traits.Str("cpu", usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
@@ -49,211 +54,324 @@ class VoxelwiseTestOutputSpec(TraitedSpec):
 
 
 class VoxelwiseTest(SimpleInterface):
-    """GLM per voxel, permutation max-statistic FWE, clusters (positive minus negative class)."""
+    """GLM per voxel, corrected p values, clusters and their regions."""
 
     input_spec = VoxelwiseTestInputSpec
     output_spec = VoxelwiseTestOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from models.statistics.clusters import name_peaks, significant_clusters
-        from models.statistics.permutation import max_statistic
         from models.volumes import open_cache
+        from pipelines.voxelwise import infer
 
-        cache = open_cache(Path(self.inputs.cache))
-        people, excluded = self._people()
-        rows = cache.rows(prediction_keys(people))
-        mask = _brain_mask(cache, rows)
-        data = self._data(cache, people, rows, mask)
-        design = self._design(people)
-        result = max_statistic(
-            data,
-            design,
-            n_permutations=self.inputs.permutations,
-            seed=self.inputs.seed,
-            exchange_within=self._exchange(people),
-            device=self.inputs.device,
-        )
-        t, p = np.zeros(mask.shape), np.ones(mask.shape)
-        t[mask], p[mask] = result.t, result.p_fwe
-        labels, clusters = significant_clusters(
-            t, p, cache.grid.affine, self.inputs.alpha, self.inputs.min_cluster_mm3
-        )
-        regions = Regions.on(self.inputs.atlas, cache.grid)
-        clusters = name_peaks(clusters, regions.labels, cache.grid.affine, regions.atlas.labels)
-        threshold = result.threshold_at(self.inputs.alpha)
-        facts = self._facts(people, excluded, result, threshold, regions, int(mask.sum()))
-        self._results["products"] = self._products(
-            Path(runtime.cwd), cache, facts, t, p, np.where(labels > 0, t, 0), clusters
-        ) | self._figures(
-            Path(runtime.cwd), cache, rows, np.where(labels > 0, t, 0), result, threshold
+        cwd, cache, options = Path(runtime.cwd), open_cache(Path(self.inputs.cache)), self._options
+        table, people, excluded = self._people()
+        rows = cache.rows(prediction_keys(table))
+        mask, background = _brain(cache, rows)
+        design = people.design(options, self.inputs.classes)
+        within = self._folds(table)
+        maps = cwd / "maps.npy"
+        try:
+            self._write_maps(maps, cache, table, rows, mask)
+            result = infer(
+                np.load(maps, mmap_mode="r"), mask, cache.grid, design,
+                self._exchange(people, within), options,
+                seed=self.inputs.seed, device=self.inputs.device,
+            )  # fmt: skip
+        finally:
+            maps.unlink(missing_ok=True)  # as large as all maps together
+        facts = self._facts(people, excluded, design, within, int(mask.sum())) | result.facts
+        shelf = _Shelf(cwd, self._entities(cache.grid), cache.grid)
+        self._results["products"] = _Report(shelf, options, mask, result, facts).products(
+            [
+                Regions.on(name, cache.grid)
+                for name in (self.inputs.atlas, *options.cluster_atlases)
+            ],
+            background,
         )
         return runtime
 
-    def _people(self) -> tuple[pd.DataFrame, dict[str, str]]:
-        """One row per person with complete covariates, and why others are left out."""
+    @property
+    def _options(self) -> StatisticsOptions:
+        return StatisticsOptions(**self.inputs.options, memory_mb=self.inputs.memory_mb)
+
+    def _people(self) -> tuple[pd.DataFrame, Any, dict[str, str]]:
+        """Rows of the predictions, one per person with complete columns; who is left out, why."""
+        from pipelines.voxelwise import People, complete
+
         table = read_table(Path(self.inputs.people))
         table["row"] = np.arange(len(table))
-        table = table.drop_duplicates("participant_id")
-        cohort = read_cohort(self.inputs.cohort).drop_duplicates("participant_id")
-        covariates = list(self.inputs.covariates)
-        table = table.merge(cohort[["participant_id", *covariates]], on="participant_id")
-        excluded: dict[str, str] = {}
-        for name in covariates:
-            table[name] = _as_number(table[name])
-            for person in table.loc[table[name].isna(), "participant_id"]:
-                excluded.setdefault(person, f"{name} is missing")
-        kept = table[~table["participant_id"].isin(excluded)].reset_index(drop=True)
-        return kept, excluded
+        table = table.drop_duplicates("participant_id").set_index("participant_id", drop=False)
+        source = read_cohort(self.inputs.cohort).drop_duplicates("participant_id")
+        names = list(self.inputs.covariates)
+        if self._options.contrast:
+            names = self._options.columns
+            if isdefined(self.inputs.participants):
+                source = read_people(Path(self.inputs.participants))
+        table = table[table["participant_id"].isin(source["participant_id"])]
+        columns = source.set_index("participant_id").loc[table.index, names]
+        columns, excluded = complete(columns, self._options)
+        kept = table.loc[columns.index].reset_index(drop=True)
+        return kept, People(kept["label"].to_numpy(str), columns.reset_index(drop=True)), excluded
 
-    def _data(
-        self, cache: Any, people: pd.DataFrame, rows: list[int], mask: np.ndarray
-    ) -> np.ndarray:
-        """(people, voxels in the mask) float32, smoothed."""
+    def _write_maps(
+        self, path: Path, cache: Any, people: pd.DataFrame, rows: list[int], mask: np.ndarray
+    ) -> None:
+        """(people, voxels in the mask) float32, smoothed, one person after the other."""
         from models.smoothing import smooth
         from models.volumes import scale_intensity
 
         stack = np.load(self.inputs.stack, mmap_mode="r") if self.inputs.stack else None
-        data = np.empty((len(people), int(mask.sum())), np.float32)
+        data = np.lib.format.open_memmap(
+            path, mode="w+", dtype=np.float32, shape=(len(people), int(mask.sum()))
+        )
+        fwhm = self._options.smoothing_fwhm_mm
         for i, (row, cached) in enumerate(zip(people["row"], rows, strict=True)):
             volume = (
                 scale_intensity(np.asarray(cache.volumes[cached, 0], np.float32), "zscore")
                 if stack is None
                 else np.asarray(stack[row], np.float32)
             )
-            data[i] = smooth(volume, cache.grid.affine, self.inputs.smoothing_fwhm_mm, mask)[mask]
-        return data
+            data[i] = smooth(volume, cache.grid.affine, fwhm, mask)[mask]
+        data.flush()
 
-    def _design(self, people: pd.DataFrame) -> Any:
-        from models.statistics.glm import two_group_design
-
-        names = list(self.inputs.covariates)
-        positive = (people["label"] == self.inputs.classes[1]).to_numpy()
-        return two_group_design(positive, people[names].to_numpy(float) if names else None, names)
-
-    def _exchange(self, people: pd.DataFrame) -> np.ndarray | None:
+    def _folds(self, people: pd.DataFrame) -> np.ndarray | None:
         """Test folds, where maps of one fold share a network and those of two folds do not."""
         if self.inputs.exchange_within_fold and self.inputs.stack:
             return people["fold"].to_numpy(int)
         return None
 
+    def _exchanged(self, within: np.ndarray | None) -> str | None:
+        options = self._options
+        if not options.permuted:
+            return None
+        if options.flips:
+            return "signs are flipped"
+        return "free" if within is None else "within test fold"
+
+    def _exchange(self, people: Any, within: np.ndarray | None) -> Any:
+        from pipelines.voxelwise import exchange
+
+        return exchange(self._options, people.labels, within)
+
     def _facts(
         self,
-        people: pd.DataFrame,
+        people: Any,
         excluded: dict[str, str],
-        result: Any,
-        threshold: float,
-        regions: Regions,
+        design: Any,
+        within: np.ndarray | None,
         voxels: int,
     ) -> dict[str, Any]:
-        negative, positive = self.inputs.classes
+        options, (negative, positive) = self._options, self.inputs.classes
+        counts = {name: int((people.labels == name).sum()) for name in (positive, negative)}
         return {
-            "Contrast": f"{positive} - {negative}",
-            "Alpha": self.inputs.alpha,
-            "Correction": "family-wise error, permutation of the largest absolute t (two-sided)",
-            "Permutations": int(result.n_permutations),
-            "ExactPermutation": bool(result.exact),
-            "Exchangeability": "within test fold" if self._exchange(people) is not None else "free",
-            "ThresholdT": _finite(float(threshold)),
-            "DegreesOfFreedom": int(result.dof),
-            "SmoothingFWHM_mm": self.inputs.smoothing_fwhm_mm,
+            "Contrast": ", ".join(options.rows) if options.contrast else f"{positive} - {negative}",
+            **({"Terms": list(options.terms)} if options.contrast else {}),
+            "DesignColumns": list(design.names),
+            "ContrastWeights": np.asarray(design.contrast).tolist(),
+            "Exchangeability": self._exchanged(within),
+            "VarianceGroups": [positive, negative] if options.variance_groups else None,
+            "SmoothingFWHM_mm": options.smoothing_fwhm_mm,
             "Intensity": "z-score inside each brain" if not self.inputs.stack else "as computed",
-            "MinClusterMm3": self.inputs.min_cluster_mm3,
-            "Participants": people["label"].value_counts().to_dict(),
+            "MinClusterMm3": options.min_cluster_mm3,
+            "Participants": counts,
             "Excluded": excluded,
-            "Covariates": list(self.inputs.covariates),
+            "Covariates": [] if options.contrast else list(self.inputs.covariates),
             "Mask": f"{voxels} voxels in the brain of at least {BRAIN_SHARE:.0%} of the people",
             "Seed": self.inputs.seed,
             "Determinism": "same orders for the same seed; maxima within float32 rounding",
-            **{key: regions.sidecar[key] for key in ("Atlas", "AtlasNote")},
         }
 
-    def _entities(self, cache: Any, **more: str) -> dict[str, str]:
-        contrast = "Minus".join(map(label, reversed(list(self.inputs.classes))))
+    def _entities(self, grid: Grid) -> dict[str, str]:
+        contrast = self._options.contrast
+        classes = reversed(list(self.inputs.classes))
+        named = contrast_label(contrast) if contrast else "Minus".join(map(label, classes))
         if self.inputs.stack:
-            names = HeatmapNames(self.inputs.model, self.inputs.classes[1], cache.grid)
-            return names.image(self.inputs.name, contrast=contrast, **more)
-        return {"mod": "T1w", "space": SPACE, "res": cache.grid.name, "contrast": contrast, **more}
+            names = HeatmapNames(self.inputs.model, self.inputs.classes[1], grid)
+            return names.image(self.inputs.name, contrast=named)
+        model = self.inputs.model
+        return {
+            "mod": "T1w", "space": SPACE, "model": model, "res": grid.name, "contrast": named
+        }  # fmt: skip
 
-    def _products(
-        self,
-        cwd: Path,
-        cache: Any,
-        facts: dict[str, Any],
-        t: np.ndarray,
-        p: np.ndarray,
-        kept: np.ndarray,
-        clusters: pd.DataFrame,
+
+# --- products ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """Writes the files of a test under their names."""
+
+    cwd: Path
+    entities: Mapping[str, str]
+    grid: Grid
+
+    def image(
+        self, volume: np.ndarray, facts: Mapping[str, Any], what: str, **more: str
     ) -> Products:
-        products: Products = {}
-        for volume, more, what in (
-            (t, {"stat": "t"}, "t value"),
-            (p, {"stat": "p", "desc": "FWE"}, "corrected p value, 1 outside the mask"),
-            (kept, {"stat": "t", "desc": "FWE"}, "t value of the significant clusters, else 0"),
-        ):
-            path = relative_path("statmap", ".nii.gz", self._entities(cache, **more))
-            write_nifti(cwd / Path(path).name, volume, cache.grid.affine, template=True)
-            products[path] = {
-                "file": str(cwd / Path(path).name),
-                "sidecar": {"Description": what, **facts, **grid_sidecar(cache.grid)},
-            }
-        path = relative_path("clusters", ".tsv", self._entities(cache, desc="FWE"))
-        write_table(cwd / Path(path).name, clusters)
-        products[path] = {"file": str(cwd / Path(path).name), "sidecar": facts}
-        return products
+        path = relative_path("statmap", ".nii.gz", {**self.entities, **more})
+        file = self.cwd / Path(path).name
+        write_nifti(file, volume, self.grid.affine, template=True)
+        sidecar = {"Description": what, **facts, **grid_sidecar(self.grid)}
+        return {path: {"file": str(file), "sidecar": sidecar}}
 
-    def _figures(
-        self,
-        cwd: Path,
-        cache: Any,
-        rows: list[int],
-        kept: np.ndarray,
-        result: Any,
-        threshold: float,
-    ) -> Products:
-        from pipelines.charts import null_distribution
-        from pipelines.figures import plot_slices, save
+    def table(self, rows: pd.DataFrame, facts: Mapping[str, Any], desc: str) -> Products:
+        path = relative_path("clusters", ".tsv", {**self.entities, "desc": desc})
+        write_table(self.cwd / Path(path).name, rows)
+        return {path: {"file": str(self.cwd / Path(path).name), "sidecar": dict(facts)}}
 
-        mean = np.asarray(cache.volumes[rows, 0], np.float32).mean(0)
-        background = anatomy(mean, cache.grid.affine)
-        image = nib.Nifti1Image(kept.astype(np.float32), cache.grid.affine)
-        drawn = {
-            "statmap": plot_slices(background, image, units="t", threshold=_finite(threshold)),
-            "null": null_distribution(
-                result.max_distribution, threshold, float(result.max_distribution[0])
-            ),
+    def figure(self, figure: Any, what: str) -> Products:
+        from pipelines.figures import save
+
+        stem = Path(relative_path("x", "", self.entities)).name.removesuffix("_x")
+        name = f"{stem}_{what}.png"
+        save(figure, self.cwd / name)
+        return {f"group/figures/{name}": {"file": str(self.cwd / name), "sidecar": None}}
+
+
+@dataclass(frozen=True)
+class _Report:
+    """Maps, clusters and pictures of a result."""
+
+    shelf: _Shelf
+    options: StatisticsOptions
+    mask: np.ndarray
+    result: Any
+    facts: Mapping[str, Any]
+
+    @property
+    def first(self) -> str:
+        """The correction that decides what is significant."""
+        return self.options.corrections[0]
+
+    def products(self, regions: list[Regions], background: nib.Nifti1Image) -> Products:
+        statistic = self._volume(self.result.statistic)
+        p = {name: self._volume(one.p, 1.0) for name, one in self.result.outcomes.items()}
+        labels, clusters = self._clusters(statistic, p, regions)
+        kept = np.where(labels > 0, statistic, 0)
+        desc, name = CORRECTIONS[self.first].desc, self.result.name
+        facts = {
+            **self.facts,
+            **self.result.outcomes[self.first].facts,
+            **{key: regions[0].sidecar[key] for key in ("Atlas", "AtlasNote")},
+            "Atlases": list(dict.fromkeys(one.atlas.name for one in regions)),
         }
-        stem = Path(relative_path("x", "", self._entities(cache))).name.removesuffix("_x")
+        shelf = self.shelf
+        products = shelf.image(statistic, facts, f"{name} value", stat=name)
+        products |= self._corrected(p)
+        # + 0.0, so that p = 1 reads 0 and not -0
+        products |= shelf.image(
+            -np.log10(p[self.first]) + 0.0, facts, "minus log10 of the corrected p value",
+            stat="logp", desc=desc,
+        )  # fmt: skip
+        said = f"{name} value of the significant clusters, else 0"
+        products |= shelf.image(kept, facts, said, stat=name, desc=desc)
+        if self.result.tfce is not None:
+            enhanced = self._volume(self.result.tfce)
+            products |= shelf.image(
+                enhanced, facts, "threshold-free cluster enhancement", stat="tfce"
+            )
+        return products | shelf.table(clusters, facts, desc) | self._figures(kept, background)
+
+    def _volume(self, values: np.ndarray, outside: float = 0.0) -> np.ndarray:
+        volume = np.full(self.mask.shape, outside)
+        volume[self.mask] = values
+        return volume
+
+    def _corrected(self, p: Mapping[str, np.ndarray]) -> Products:
+        """The p map of every correction."""
         products: Products = {}
-        for what, figure in drawn.items():
-            name = f"{stem}_{what}.png"
-            save(figure, cwd / name)
-            products[f"group/figures/{name}"] = {"file": str(cwd / name), "sidecar": None}
+        for name, volume in p.items():
+            facts = {**self.facts, **self.result.outcomes[name].facts}
+            what = "corrected p value, 1 outside the mask"
+            products |= self.shelf.image(volume, facts, what, stat="p", desc=CORRECTIONS[name].desc)
         return products
 
+    def _clusters(
+        self, statistic: np.ndarray, p: Mapping[str, np.ndarray], regions: list[Regions]
+    ) -> tuple[np.ndarray, pd.DataFrame]:
+        from models.statistics.clusters import name_peaks, name_shares, significant_clusters
 
-def _finite(threshold: float) -> float | None:
-    """A threshold that can be drawn: with few permutations it is infinite."""
-    return threshold if np.isfinite(threshold) else None
+        affine, options = self.shelf.grid.affine, self.options
+        labels, table = significant_clusters(
+            statistic, p[self.first], affine, options.alpha, options.min_cluster_mm3,
+            also={name: volume for name, volume in p.items() if name != self.first},
+        )  # fmt: skip
+        main = regions[0]
+        table = name_peaks(table, main.labels, affine, main.atlas.labels)
+        shares = {
+            f"regions_{label(one.atlas.name)}": (one.labels, one.atlas.labels) for one in regions
+        }
+        table = name_shares(table, labels, shares)
+        if self.result.name in "FG":  # which knows no sign
+            table = table.drop(columns="sign")
+        return labels, table.rename(
+            columns={
+                "peak_t": f"peak_{self.result.name}",
+                "peak_p_fwe": CORRECTIONS[self.first].p_column,
+            }
+        )
+
+    def _figures(self, kept: np.ndarray, background: nib.Nifti1Image) -> Products:
+        from pipelines.figures import glass_brain, plot_slices
+
+        image = nib.Nifti1Image(kept.astype(np.float32), self.shelf.grid.affine)
+        least = float(np.abs(kept[kept != 0]).min()) if kept.any() else None
+        units = self.result.name
+        slices = plot_slices(background, image, units=units, threshold=least)
+        return {
+            **self.shelf.figure(slices, "statmap"),
+            **self.shelf.figure(glass_brain(image, units=units), "glass"),
+            **self._null(),
+        }
+
+    def _null(self) -> Products:
+        """The null distribution of the first correction that has one."""
+        from pipelines.charts import null_distribution
+
+        outcomes = [one for one in self.result.outcomes.values() if one.maxima is not None]
+        if not outcomes:
+            return {}
+        one = outcomes[0]
+        figure = null_distribution(one.maxima[1:], one.threshold, float(one.maxima[0]))
+        figure.axes[0].set_xlabel(f"largest {one.facts['ThresholdOf']} over the brain")
+        return self.shelf.figure(figure, "null")
 
 
-def _brain_mask(cache: Any, rows: list[int]) -> np.ndarray:
-    """Voxels inside the brain of nearly everybody."""
-    share = np.mean([np.asarray(cache.volumes[row, 0]) != 0 for row in rows], axis=0)
-    mask = share >= BRAIN_SHARE
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_people(path: Path) -> pd.DataFrame:
+    """participants.tsv with ``sub-`` before every participant, one row each."""
+    table = read_table(path)
+    ids = table["participant_id"].str.strip().str.removeprefix("sub-")
+    return table.assign(participant_id="sub-" + ids).drop_duplicates("participant_id")
+
+
+def check_columns(path: Path, names: list[str]) -> None:
+    """Before anything is computed: participants.tsv has the columns that the terms name.
+
+    Raises
+    ------
+    models.errors.InputError
+        It lacks one.
+    """
+    there = list(read_people(path).columns)
+    for name in names:
+        if name not in there:
+            near = get_close_matches(name, there, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(there)}"
+            raise InputError(f"[statistics] terms: {path} has no column '{name}'; {hint}")
+
+
+def _brain(cache: Any, rows: list[int]) -> tuple[np.ndarray, nib.Nifti1Image]:
+    """Voxels inside the brain of nearly everybody, and the mean image; one image at a time."""
+    inside = np.zeros(cache.grid.shape, np.int32)
+    total = np.zeros(cache.grid.shape, np.float32)
+    for row in rows:
+        volume = np.asarray(cache.volumes[row, 0], np.float32)
+        inside += volume != 0
+        total += volume
+    mask = inside / len(rows) >= BRAIN_SHARE
     if not mask.any():
         raise InputError("the people's brains do not overlap: look at the registration figures")
-    return mask
-
-
-def _as_number(column: pd.Series) -> pd.Series:
-    """Numbers as they are; a column with two different words becomes 0 and 1."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    if numbers.notna().any() or column.isna().all():
-        return numbers
-    words = sorted(column.dropna().unique())
-    if len(words) > 2:
-        raise InputError(
-            f"participants.tsv: covariate '{column.name}' has {len(words)} different words "
-            f"({', '.join(map(str, words[:4]))}, ...); only numbers or two words can be used"
-        )
-    return column.map({word: float(i) for i, word in enumerate(words)})
+    return mask, anatomy(total / len(rows), cache.grid.affine)

@@ -301,3 +301,22 @@ def test_a_covariate_that_is_the_same_for_everybody(tmp_path):
     rows = {"sub-01": ("AD", 70), "sub-02": ("CN", 70)}
     options = Cohort(target="diagnosis", positive="AD", negative="CN", covariates=("age",))
     assert "the same for everybody" in complaint(table(tmp_path, rows), options)
+
+
+# --- volumes of regions --------------------------------------------------------------------------
+
+
+def test_volumes_come_along_as_they_are(tmp_path):
+    volumes = (1, 2, "n/a", 4)
+    rows = {who: (*ROWS[who], one) for who, one in zip(ROWS, volumes, strict=True)}
+    folder = table(tmp_path, rows, ("diagnosis", "age", "mm3"))
+    found = build_cohort(folder, EVERYBODY, OPTIONS, volumes=("mm3", "age"))
+    assert list(found.rows["mm3"].fillna(-1)) == [1, 2, -1, 4]
+    assert list(found.rows["age"]) == [70, 71, 72, 73]
+    assert not found.warnings
+
+
+def test_a_column_of_volumes_must_be_there(tmp_path):
+    said = complaint(table(tmp_path), volumes=("agee",))
+    assert "[regions] volumes" in said
+    assert "did you mean 'age'?" in said

@@ -263,9 +263,14 @@ def finished(tmp_path, region):
     write_map(group, heatmap.format("lrpalphabeta", "CN"), -region + noise)
     write_map(group, heatmap.format("saliency", "AD"), noise)
     statmap = f"{SPACE}{{}}_contrast-ADMinusCN_stat-t_res-3mm_desc-FWE_statmap.nii.gz"
-    write_map(group, statmap.format(""), -5.0 * region)
+    write_map(group, statmap.format("_model-demot1w"), -5.0 * region)
     write_map(group, statmap.format("_model-demot1w_target-AD_method-saliency"), 0.0 * region)
-    write_map(group, f"{SPACE}_contrast-ADMinusCN_stat-t_res-3mm_statmap.nii.gz", noise)
+    test = f"{SPACE}_model-demot1w_contrast-ADMinusCN_{{}}_statmap.nii.gz"
+    write_map(group, test.format("stat-t_res-3mm"), noise)
+    write_map(group, test.format("stat-p_res-3mm_desc-FWE"), noise)
+    write_map(group, test.format("stat-tfce_res-3mm"), noise)
+    other = f"{SPACE}_model-other_contrast-ADMinusCN_stat-t_res-3mm_desc-FWE_statmap.nii.gz"
+    write_map(group, other, noise)
     return tmp_path / "out"
 
 
@@ -284,6 +289,15 @@ def untrained(monkeypatch):
     controls.untrained_maps = untrained_maps
     monkeypatch.setitem(sys.modules, "pipelines.controls", controls)
     return calls
+
+
+@pytest.mark.parametrize("desc", ["FWEmass", "FWEtfce", "FDR", "RFT"])
+def test_the_map_of_any_correction_is_scored(dataset, finished, untrained, tmp_path, desc):
+    for path in (finished / "group").glob("*_model-demot1w_*_desc-FWE_statmap.nii.gz"):
+        path.rename(path.with_name(path.name.replace("desc-FWE", f"desc-{desc}")))
+    target = tmp_path / "score.json"
+    demo.main(["score", str(dataset), str(finished), "--json", str(target)])
+    assert json.loads(target.read_text())["statistics"]["image"] == {"found": 1.0, "near": 1.0}
 
 
 def test_score_of_a_run_that_found_everything(dataset, finished, untrained, tmp_path, capsys):
@@ -314,7 +328,7 @@ def test_missing_numbers_fail_their_requirements_with_a_reason(
     dataset, finished, monkeypatch, capsys
 ):
     monkeypatch.setitem(sys.modules, "pipelines.controls", None)
-    for path in finished.glob(f"group/{SPACE}_contrast*"):
+    for path in finished.glob(f"group/{SPACE}_model-*_contrast*"):
         path.unlink()
     assert demo.main(["score", str(dataset), str(finished)]) == 0
     shown = capsys.readouterr()

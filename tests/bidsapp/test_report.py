@@ -202,7 +202,7 @@ def group(root):
         sum_AD=[0.31, 0.02],
         sum_CN=[0.1, 0.02],
     )
-    test = f"group/mod-T1w_{SPACE}_contrast-ADMinusCN"
+    test = f"group/mod-T1w_{SPACE}_model-demot1w_contrast-ADMinusCN"
     for stem in ("stat-t_res-3mm", "stat-p_res-3mm_desc-FWE", "stat-t_res-3mm_desc-FWE"):
         (root / f"{test}_{stem}_statmap.nii.gz").write_bytes(b"")
         dump(root / f"{test}_{stem}_statmap.json", STATISTICS)
@@ -225,7 +225,7 @@ def group(root):
         "model-demot1w_desc-oof_confusion",
         "model-demot1w_history",
         "qc",
-        "mod-T1w_contrast-ADMinusCN_stat-t_desc-FWE_statmap",
+        "mod-T1w_model-demot1w_contrast-ADMinusCN_stat-t_desc-FWE_statmap",
         "model-demot1w_desc-new_x",
         MAP.format(space="") + "_atlas-AAL_heatmap",
     ):
@@ -691,6 +691,94 @@ def test_no_clusters_is_no_proof_of_no_difference(derivatives):
     assert "No difference was found at 5 % family-wise error. This does not show" in text
 
 
+def corrected(root, desc, sidecar, **columns):
+    """Turn the test of the fixture into one by another correction."""
+    for path in (root / "group").glob("*_statmap.json"):
+        dump(path, STATISTICS | sidecar)
+    path = next((root / "group").glob("*_clusters.tsv"))
+    table = pd.read_csv(path, sep="\t").assign(**columns)
+    path.unlink()
+    table.to_csv(str(path).replace("desc-FWE", f"desc-{desc}"), sep="\t", index=False)
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "words"),
+    [
+        (
+            {"CorrectedBy": "mass", "ErrorRate": "family-wise error", "ClusterFormingP": 0.001},
+            [
+                "at 5 % family-wise error (the mass of clusters). A cluster is significant as a",
+                "uncorrected p below 0.001",
+                "p (FWE, mass)",
+            ],
+        ),
+        (
+            {"CorrectedBy": "tfce", "ErrorRate": "family-wise error"},
+            ["at 5 % family-wise error (threshold-free cluster enhancement)."],
+        ),
+        (
+            {
+                "CorrectedBy": "fdr",
+                "ErrorRate": "false discovery rate",
+                "Threshold": 3.1,
+                "ThresholdOf": "|t|",
+            },
+            [
+                "at 5 % false discovery rate (Benjamini and Hochberg). The rate is that of false "
+                "voxels",
+                "|t| of at least 3.1",
+                "p (FDR)",
+            ],
+        ),
+        (
+            {"Terms": ["age"], "Contrast": "age", "Statistic": "F", "ThresholdOf": "F"},
+            ["1 cluster showed an effect (age) at 5 % family-wise error", "F above 4.71"],
+        ),
+        (
+            {"TailApproximation": {"Accepted": False}},
+            ["not approximated: no fit was good enough"],
+        ),
+    ],
+)
+def test_the_page_speaks_of_the_correction_that_was_used(derivatives, sidecar, words):
+    rate = "fdr" if sidecar.get("CorrectedBy") == "fdr" else "fwe"
+    p = {f"peak_p_{rate}": [0.01], "p_extent": [0.02], "regions_AAL": ["Hippocampus_L 62 %"]}
+    corrected(derivatives, "X", sidecar, **p)
+    text = Page(group_page(derivatives, None)).text
+    for expected in [*words, "least p (FWE, extent)", "Shares (AAL)", "Hippocampus L 62 %"]:
+        assert expected in text, expected
+
+
+def test_the_glass_brain_is_shown_with_its_test(derivatives):
+    stem = f"mod-T1w_{SPACE}_model-demot1w_contrast-ADMinusCN_res-3mm"
+    for what in ("glass", "null"):
+        png(derivatives / f"group/figures/{stem}_{what}.png")
+    page = Page(group_page(derivatives, None))
+    (alt,) = [one for one in page.alts if "line of sight" in one]
+    assert alt.startswith("AD − CN, T1w intensity")
+    assert "the left of the brain is on the left" in alt
+    assert page.alts.index(alt) < page.alts.index(
+        "AD − CN, T1w intensity: the largest statistic of every permutation"
+    )
+
+
+def test_tests_of_another_model_are_not_shown(derivatives):
+    for path in (derivatives / "group").glob("*_contrast-*"):
+        other = path.name.replace("model-demot1w", "model-other")
+        (path.parent / other).write_bytes(path.read_bytes())
+    text = Page(group_page(derivatives, "demot1w")).text
+    assert text.count("1 cluster differed between the groups") == 1
+
+
+def test_a_contrast_of_the_recipe_is_current(derivatives):
+    statistics = RECIPE["statistics"] | {"contrast": "age", "terms": ["age"]}
+    card(derivatives, Recipe=RECIPE | {"statistics": statistics})
+    assert "AD − CN" not in Page(group_page(derivatives, None)).text
+    for path in list((derivatives / "group").rglob("*contrast-ADMinusCN*")):
+        path.rename(path.with_name(path.name.replace("ADMinusCN", "age")))
+    assert "differed between the groups (AD − CN)" in Page(group_page(derivatives, None)).text
+
+
 def test_hostile_strings_are_escaped(derivatives):
     hostile = SIDECAR | {"Warnings": [HOSTILE], "ExplainedClass": HOSTILE, "Method": HOSTILE}
     for path in derivatives.rglob("*_heatmap.json"):
@@ -839,6 +927,52 @@ def test_methods_say_how_images_are_scaled_for_their_test():
     assert f"{scaled} the test" in text(maps=["image"], smoothing_fwhm_mm=0)
     assert "z-scored" not in text(maps=["lrpalphabeta"])
     assert "z-scored" not in text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "absent"),
+    [
+        ({}, ["the largest statistic"], ["Small p-values", "Clusters were formed"]),
+        (
+            {"corrections": ["mass", "tfce"], "cluster_p": 0.001, "tail": True},
+            [
+                "the largest cluster mass",
+                "10.1016/j.neuroimage.2008.03.061",
+                "10.1016/j.neuroimage.2016.05.068",
+                "uncorrected p below 0.001",
+                "judged by the correction “mass”",
+            ],
+            ["the largest statistic"],
+        ),
+        (
+            {"corrections": ["fdr"], "tail": True},
+            ["false discovery rate was controlled", "10.1111/j.2517-6161.1995", "level of 0.05"],
+            ["permutations", "Freedman", "family-wise", "Pareto"],
+        ),
+        (
+            {"corrections": ["random_field", "voxel"], "alpha": 0.01},
+            ["random-field theory", "HBM4", "1000 permutations", "residuals [", "of 0.01"],
+            [],
+        ),
+        (
+            {"terms": ["diagnosis", "site"], "contrast": "AD - CN"},
+            ["The contrast AD - CN was tested", "the terms diagnosis and site"],
+            ["age as covariate"],
+        ),
+        (
+            {"variance_groups": True},
+            ["1000 sign flips", "differ in variance"],
+            ["1000 permutations"],
+        ),
+    ],
+)
+def test_methods_cite_the_corrections_that_were_used(changes, words, absent):
+    statistics = RECIPE["statistics"] | changes
+    text = str(methods_text(RECIPE | {"statistics": statistics}, {}, stages=["statistics"]))
+    for expected in words:
+        assert expected in text, expected
+    for other in absent:
+        assert other not in text, other
 
 
 def test_methods_of_every_shipped_recipe():

@@ -1,8 +1,10 @@
 """Recipes: every key is known, of the right type and within limits, or a sentence says so."""
 
+import re
 import tomllib
 from dataclasses import fields, replace
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +60,7 @@ def test_what_the_file_says_is_what_is_read():
         "lrpalphabeta",  # the method without underscores where no name is given
         "lrpbeta1",
         "lrpepsilon",
+        "guidedbackprop",
         "saliency",
     ]
 
@@ -145,6 +148,22 @@ def test_whole_numbers_may_stand_for_fractions():
         ({"statistics": {"alpha": 5.0}}, ["alpha = 5"]),
         ({"statistics": {"smoothing_fwhm_mm": -1.0}}, ["smoothing_fwhm_mm = -1"]),
         ({"statistics": {"maps": ["saliency"]}}, ["[statistics] maps", "saliency", "image"]),
+        ({"statistics": {"corrections": ["tcfe"]}}, ["corrections", "did you mean 'tfce'?"]),
+        ({"statistics": {"corrections": []}}, ["corrections: name at least one"]),
+        ({"statistics": {"corrections": ["fdr", "fdr"]}}, ["corrections", "each once"]),
+        ({"statistics": {"cluster_p": 0.5}}, ["cluster_p = 0.5"]),
+        ({"statistics": {"memory_mb": -1.0}}, ["memory_mb = -1"]),
+        ({"statistics": {"terms": ["age"]}}, ["[statistics] terms", "contrast"]),
+        ({"statistics": {"contrast": "*"}}, ["no letter or digit"]),
+        ({"statistics": {"categorical": ["site"]}}, ["categorical = 'site'"]),
+        (
+            {"statistics": {"variance_groups": True, "corrections": ["voxel", "fdr"]}},
+            ["variance_groups", "fdr"],
+        ),
+        (
+            {"statistics": {"corrections": ["random_field"], "alpha": 0.4}},
+            ["alpha with random_field = 0.4"],
+        ),
         ({"attribution": [{"method": "grad"}]}, ["no attribution 'grad'", "saliency"]),
         ({"attribution": [{}]}, ["no attribution ''"]),
         (
@@ -201,3 +220,26 @@ def test_settings_cannot_be_changed_on_the_way():
     for kind in (Settings, Recipe, Cohort, Training, Preprocessing):
         assert kind.__dataclass_params__.frozen
         assert fields(kind)
+
+
+@pytest.mark.parametrize("contrast", ["AD - CN", ("age", "sex"), ""])
+def test_a_contrast_is_a_text_or_a_list(contrast):
+    listed = list(contrast) if isinstance(contrast, tuple) else contrast
+    terms = ["diagnosis", "age", "sex"] if contrast else []
+    recipe = EMPTY.overridden({"statistics": {"contrast": listed, "terms": terms}})
+    assert recipe.statistics.contrast == contrast
+    assert recipe.overridden({}).statistics == recipe.statistics
+
+
+def test_the_threshold_of_the_paper_is_a_recipe(tmp_path):
+    """The snippet of docs/recipes.md is what this app takes."""
+    page = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
+    snippets = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert len(snippets) == 2
+    read = []
+    for k, snippet in enumerate(snippets):
+        (tmp_path / f"{k}.toml").write_text(snippet)
+        read.append(load_recipe(str(tmp_path / f"{k}.toml")).statistics)
+    assert (read[0].alpha, read[0].min_cluster_mm3, read[0].smoothing_fwhm_mm) == (0.01, 256, 8)
+    assert read[0].corrections[0] == "random_field"
+    assert read[1].contrast == "AD:age - CN:age"

@@ -167,6 +167,35 @@ def test_contour_follows_the_mask():
     figures.registration_overlay((brain(), AFFINE), (brain(), AFFINE))
 
 
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "PIR"])
+def test_the_glass_brain_has_left_on_the_left_and_says_so(codes):
+    """A ball in the left temporal lobe is blue on the left of the views from behind and above."""
+    figure = figures.glass_brain(stored(-4 * ball((-40, -10, -10), 12), codes), units="t")
+    picture = pixels(figure)
+    blue = picture[..., 2] > picture[..., 0] + 30
+    shown = []
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        words = {text.get_text() for text in axes.texts}
+        shown.append((words, blue[:, round(box.x0) : round(box.x1)].sum(axis=0)))
+    both = [columns for words, columns in shown if {"L", "R"} <= words]
+    assert len(both) == 2
+    for columns in both:
+        half = len(columns) // 2
+        assert columns[:half].sum() > 50
+        assert not columns[half:].any()
+    (left,) = [columns for words, columns in shown if "left side" in words]
+    (right,) = [columns for words, columns in shown if "right side" in words]
+    assert left.sum() > 50
+    assert not right.any()
+
+
+def test_a_glass_brain_without_anything_in_it(tmp_path):
+    figure = figures.glass_brain(nib.Nifti1Image(np.zeros(SHAPE, np.float32), AFFINE), title="t")
+    assert figures.save(figure, tmp_path / "g.png").stat().st_size < 100_000
+    assert "nothing\nto show" in texts(figure)
+
+
 def test_saved_files_are_small_and_reproducible(tmp_path):
     rng = np.random.default_rng(0)
     shape = (96, 114, 96)

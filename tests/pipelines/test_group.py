@@ -1,11 +1,12 @@
 """The group workflow is built from data: its graph, its folds, its maps. Nothing is run here."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import networkx as nx
 import pytest
 from nipype.pipeline.engine import MapNode
 
+from models.errors import InputError
 from models.grids import GRIDS
 from models.training.splits import split_people
 from pipelines.explain import init_explain_wf
@@ -15,16 +16,20 @@ from pipelines.stored_models import StoredModel
 
 # node: the nodes that it feeds
 SKELETON = {
-    "pack": {"train", "predict", "explain", "summarise", "test"},
-    "train": {"predict", "explain", "gather"},
-    "predict": {"summarise", "test", "gather"},
-    "explain": {"summarise"},
-    "summarise": {"stacks", "save_heatmaps"},
+    "pack": {"train", "predict", "explain", "summarise", "analyse", "compare", "test"},
+    "train": {"predict", "explain", "analyse", "compare", "gather"},
+    "predict": {"summarise", "analyse", "compare", "test", "gather"},
+    "explain": {"summarise", "analyse"},
+    "summarise": {"stacks", "analyse", "compare", "save_heatmaps"},
+    "analyse": {"compare", "analysed"},
+    "compare": {"analysed"},
+    "analysed": {"save_analytics"},
     "stacks": {"test"},
     "test": {"save_tests"},
     "gather": {"save_model"},
     "save_model": set(),
     "save_heatmaps": set(),
+    "save_analytics": set(),
     "save_tests": set(),
 }
 ATTRIBUTIONS = (
@@ -88,6 +93,7 @@ def test_a_stage_that_fails_takes_nothing_from_those_before(build):
     assert needs["save_model"] == {"pack", "train", "predict", "gather"}
     assert needs["save_heatmaps"] == {"pack", "train", "predict", "explain", "summarise"}
     assert "test" in needs["save_tests"]
+    assert "test" not in needs["save_analytics"]
 
 
 def test_the_card_is_written_after_the_weights(build):
@@ -106,7 +112,8 @@ def test_the_card_is_written_after_the_weights(build):
         ({"statistics": StatisticsOptions(maps=())}, {"test", "save_tests"}),
         (
             {"attributions": (), "statistics": StatisticsOptions(maps=("image",))},
-            {"explain", "summarise", "save_heatmaps"},
+            {"explain", "summarise", "save_heatmaps"}
+            | {"analyse", "compare", "analysed", "save_analytics"},
         ),
     ],
 )
@@ -119,7 +126,7 @@ def test_folds_methods_and_maps_are_mapped(build):
     workflow = build(folds=3, repeats=2)
     nodes = {name: workflow.get_node(name) for name in SKELETON}
     mapped = {name for name, node in nodes.items() if isinstance(node, MapNode)}
-    assert mapped == {"train", "explain", "summarise", "test"}
+    assert mapped == {"train", "explain", "summarise", "analyse", "test"}
     assert len(nodes["train"].inputs.split) == len(nodes["explain"].inputs.split) == 6
     assert nodes["summarise"].inputs.attribution == [dict(one) for one in ATTRIBUTIONS]
     assert nodes["test"].inputs.name == ["image", "lrpbeta1"]
@@ -134,6 +141,22 @@ def test_train_and_explain_get_the_same_splits_in_the_same_order(build):
         assert set(split["roles"]) == set(LABELS)
 
 
+def test_maps_are_told_apart_by_their_repeat(build):
+    workflow = build(folds=3, repeats=2)
+    for name in ("summarise", "analyse"):
+        assert workflow.get_node(name).inputs.repeats == [1, 1, 1, 2, 2, 2]
+
+
+def test_methods_are_analysed_alone_and_compared_together(build):
+    workflow = build(study(volumes={"Hippocampus": "hippocampus_ml"}, seed=5))
+    analyse, compare = (workflow.get_node(name) for name in ("analyse", "compare"))
+    assert analyse.inputs.attribution == [dict(one) for one in ATTRIBUTIONS]
+    assert analyse.inputs.volumes == {"Hippocampus": "hippocampus_ml"}
+    assert analyse.inputs.seed == 5
+    assert compare.inputs.names == ["saliency", "lrpbeta1"]
+    assert compare.inputs.methods == ["saliency", "lrp_alpha_beta"]
+
+
 def test_no_person_is_in_two_parts_and_everybody_is_tested_once(build):
     splits = build(folds=3).get_node("train").inputs.split
     for person in LABELS:
@@ -144,6 +167,37 @@ def test_people_are_exchanged_within_folds_only_where_there_is_one_repeat(build)
     # with more repeats, the maps of a person come from several folds
     assert build().get_node("test").inputs.exchange_within_fold
     assert not build(repeats=2).get_node("test").inputs.exchange_within_fold
+
+
+def test_the_recipe_reaches_the_tests_but_for_what_changes_no_result(build):
+    options = StatisticsOptions(corrections=("mass", "tfce"), tail=True, memory_mb=500.0)
+    node = build(study(statistics=options)).get_node("test")
+    assert node.inputs.options["corrections"] == ("mass", "tfce")
+    assert node.inputs.options["tail"]
+    assert "memory_mb" not in node.inputs.options
+    assert node.inputs.memory_mb == 500
+    hashes = {
+        build(study(statistics=replace(options, **changes)))
+        .get_node("test")
+        .inputs.get_hashval()[1]
+        for changes in ({}, {"memory_mb": 90.0}, {"tail": False})
+    }
+    assert len(hashes) == 2
+
+
+def test_terms_are_looked_for_before_anything_runs(build, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/participants.tsv").write_text("participant_id\tage\tsite\n")
+    options = StatisticsOptions(terms=("age", "age:site"), contrast="age")
+    node = build(study(statistics=options)).get_node("test")
+    assert node.inputs.participants == str(tmp_path / "out/participants.tsv")
+    with pytest.raises(InputError, match="no column 'sites'; did you mean 'site'"):
+        build(study(statistics=replace(options, terms=("sites",))))
+
+
+def test_an_atlas_of_clusters_is_looked_for_before_anything_runs(build):
+    with pytest.raises(InputError, match="no such atlas"):
+        build(study(statistics=StatisticsOptions(cluster_atlases=("nowhere.nii.gz",))))
 
 
 @pytest.mark.parametrize(("device", "gpu"), [("cpu", False), ("cuda:1", True)])

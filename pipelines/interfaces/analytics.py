@@ -1,0 +1,224 @@
+"""Interfaces of the analytics: one method over repeated trainings, and methods side by side."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+from models.errors import InputError
+from pipelines import analytics
+from pipelines.analytics import Brain, Ranked, Sheet
+from pipelines.derivatives import label, read_table, write_table
+from pipelines.heatmaps import HeatmapNames, Regions, anatomy
+from pipelines.interfaces.attribution import method_facts
+from pipelines.interfaces.networks import read_cohort
+from pipelines.interfaces.statistics import BRAIN_SHARE
+from pipelines.retrainings import Retrainings
+
+NO_VOLUMES = (
+    "correlation with volume: no volumes are known. Put those of a region into a column of "
+    'participants.tsv and name it in the recipe: [regions] volumes = {Hippocampus = "column"}.'
+)
+
+
+class _SharedInputSpec(BaseInterfaceInputSpec):
+    scores = traits.List(File(exists=True), mandatory=True, desc="of every fold")
+    predictions = File(exists=True, mandatory=True)
+    cohort = File(exists=True, mandatory=True)
+    cache = traits.Str(mandatory=True)
+    content_hash = traits.Str(mandatory=True)
+    classes = traits.List(traits.Str, mandatory=True, desc="negative, positive")
+    model = traits.Str(mandatory=True)
+    atlas = traits.Str(mandatory=True)
+
+
+class AnalyseMethodInputSpec(_SharedInputSpec):
+    attribution = traits.Dict(mandatory=True)
+    region_tables = File(exists=True, mandatory=True, desc="of every person in every repeat")
+    folds = traits.List(traits.Str, mandatory=True, desc="folders of ExplainFold")
+    repeats = traits.List(traits.Int, mandatory=True, desc="repeat of each folder, from 1")
+    volumes = traits.Dict({}, usedefault=True, desc="region -> column of the cohort")
+    min_cluster_mm3 = traits.Float(0.0, usedefault=True)
+    seed = traits.Int(mandatory=True)
+
+
+class AnalyseMethodOutputSpec(TraitedSpec):
+    distances = File(exists=True, desc="between the mean maps of trainings")
+    products = traits.Dict
+
+
+class AnalyseMethod(SimpleInterface):
+    """Rankings with intervals, maps of outcomes, contrast, clusters, fingerprints of a method."""
+
+    input_spec = AnalyseMethodInputSpec
+    output_spec = AnalyseMethodOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from models.volumes import open_cache
+
+        given, cwd = self.inputs, Path(runtime.cwd)
+        cache = open_cache(Path(given.cache))
+        people = _people(given)
+        regions = Regions.on(given.atlas, cache.grid)
+        names = HeatmapNames(given.model, given.classes[1], cache.grid)
+        facts = method_facts(given.attribution, given.classes[1], [f"model-{given.model}"])
+        sheet = Sheet(
+            cwd, names, given.attribution["name"], facts | _who(people, tuple(given.classes))
+        )
+        ranked = self._ranked(people)
+        analytics.add_rankings(sheet, ranked, regions)
+        analytics.add_fingerprints(sheet, ranked, regions)
+        self._volumes(sheet, ranked, regions)
+        distances = self._maps(sheet, people, regions, _brain(cache, people))
+        write_table(cwd / "distances.tsv", distances.assign(method=given.attribution["name"]))
+        self._results["distances"] = str(cwd / "distances.tsv")
+        self._results["products"] = _closed(sheet)
+        return runtime
+
+    def _ranked(self, people: Retrainings) -> Ranked:
+        tables, classes = Path(self.inputs.region_tables), tuple(self.inputs.classes)
+        plain, absolute = people.cube(tables), people.cube(tables, "absolute")
+        return Ranked(people, plain, absolute, classes, self.inputs.seed)
+
+    def _maps(
+        self, sheet: Sheet, people: Retrainings, regions: Regions, brain: Brain
+    ) -> pd.DataFrame:
+        given, classes = self.inputs, tuple(self.inputs.classes)
+        folds = [Path(one) for one in given.folds]
+        maps = people.maps(folds, given.repeats, given.attribution["name"])
+        analytics.add_contrast(sheet, maps, people, classes, brain)
+        means, nobody = analytics.outcome_means(people, maps)
+        sheet.missing.extend(f"mean map of {name}: nobody was one." for name in nobody)
+        analytics.add_outcomes(sheet, means, people, brain)
+        analytics.add_clusters(sheet, means, classes, brain, regions, given.min_cluster_mm3)
+        return analytics.training_distances(sheet, means)
+
+    def _volumes(self, sheet: Sheet, ranked: Ranked, regions: Regions) -> None:
+        if not self.inputs.volumes:
+            sheet.missing.append(NO_VOLUMES)
+            return
+        table = read_cohort(self.inputs.cohort).drop_duplicates("participant_id")
+        table = table.set_index("participant_id").loc[ranked.people.names]
+        columns = self.inputs.volumes
+        absent = sorted(set(columns.values()) - set(table))
+        if absent:
+            raise InputError(f"[regions] volumes: participants.tsv has no column '{absent[0]}'.")
+        measures = {
+            region: pd.to_numeric(table[column], errors="coerce")
+            for region, column in columns.items()
+        }
+        analytics.add_volumes(sheet, ranked, regions, measures)
+
+
+class CompareMethodsInputSpec(_SharedInputSpec):
+    names = traits.List(traits.Str, mandatory=True, desc="of the attributions")
+    methods = traits.List(traits.Str, mandatory=True, desc="the method of each")
+    region_tables = traits.List(File(exists=True), mandatory=True, desc="of each")
+    distances = traits.List(File(exists=True), mandatory=True, desc="of each")
+
+
+class CompareMethodsOutputSpec(TraitedSpec):
+    products = traits.Dict
+
+
+class CompareMethods(SimpleInterface):
+    """How alike methods are, and the trainings of each method."""
+
+    input_spec = CompareMethodsInputSpec
+    output_spec = CompareMethodsOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from models.volumes import open_cache
+        from pipelines.charts import overlap_matrix
+
+        given = self.inputs
+        people = _people(given)
+        names = HeatmapNames(given.model, given.classes[1], open_cache(Path(given.cache)).grid)
+        facts = _who(people, tuple(given.classes)) | {
+            "Methods": dict(zip(given.names, given.methods, strict=True)),
+            "Top": analytics.SHARED_TOP,
+            "Intervals": "95 %, Student's t over trainings; delete-one jackknife for their pairs; "
+            "of shares cut at 0 and 1",
+        }
+        sheet = Sheet(Path(runtime.cwd), names, "", facts)
+        cubes = {
+            name: (people.cube(Path(tables)), people.cube(Path(tables), "absolute"))
+            for name, tables in zip(given.names, given.region_tables, strict=True)
+        }
+        atlas = label(Regions.on(given.atlas, names.grid).atlas.name)
+        overlap = analytics.overlaps(sheet, cubes, people)
+        what: dict[str, Any] = {
+            "Description": "Share of the top regions that two runs have in common"
+        }
+        sheet.table(overlap, what, atlas=atlas, desc="overlap")
+        sums = overlap[overlap["metric"] == "sum"]
+        drawn = overlap_matrix(sums, _in_words(given.names, given.methods))
+        sheet.figure(drawn, atlas=atlas, desc="overlap")
+        distances = pd.concat([read_table(Path(one)) for one in given.distances])
+        what = {
+            "Description": "L2 distance between the mean maps of two trainings, each over its "
+            "maximum, mean over all pairs; it grows with the number of voxels",
+            "Voxels": int(np.prod(names.grid.shape)),
+        }
+        sheet.table(distances[["method", *analytics.DISTANCES]], what, desc="distances")
+        self._results["products"] = _closed(sheet)
+        return runtime
+
+
+def _in_words(names: list[str], methods: list[str]) -> dict[str, str]:
+    """Attributions by name; what a method is called, where it is in the recipe once."""
+    return {
+        name: method.replace("_", " ") if methods.count(method) == 1 else name
+        for name, method in zip(names, methods, strict=True)
+    }
+
+
+def _people(given: Any) -> Retrainings:
+    scores = [Path(one) for one in given.scores]
+    return Retrainings.read(Path(given.predictions), scores, given.classes[1])
+
+
+def _who(people: Retrainings, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Whom the numbers are of, and what their intervals leave out."""
+    limits = [analytics.SHARED_NETWORK]
+    limits += [analytics.ONE_TRAINING] if people.repeats == 1 else []
+    return {
+        "OutOfFold": True,
+        "Trainings": people.repeats,
+        "Participants": {
+            name: int((people.positive == is_positive).sum())
+            for name, is_positive in zip(classes, (False, True), strict=True)
+        },
+        "Limits": limits,
+    }
+
+
+def _closed(sheet: Sheet) -> dict[str, Any]:
+    """The products; every sidecar says what could not be computed."""
+    missing = list(dict.fromkeys(sheet.missing))
+    for product in sheet.products.values():
+        if product["sidecar"] is not None:
+            product["sidecar"]["NotComputed"] = missing
+    return sheet.products
+
+
+def _brain(cache: Any, people: Retrainings) -> Brain:
+    """Mean image and common brain of the people, one image in memory at a time."""
+    mean, share = np.zeros(cache.grid.shape), np.zeros(cache.grid.shape)
+    rows = cache.rows(people.keys)
+    for row in rows:
+        image = np.asarray(cache.volumes[row, 0], np.float32)
+        mean += image / len(rows)
+        share += (image != 0) / len(rows)
+    mask = share >= BRAIN_SHARE - 1e-9
+    if not mask.any():
+        raise InputError("the people's brains do not overlap: look at the registration figures")
+    return Brain(anatomy(mean, cache.grid.affine), mask)
