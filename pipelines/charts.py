@@ -482,16 +482,17 @@ def null_distribution(
     """
     figure, (axes,) = _chart(5.2, 2.8)
     axes.hist(np.asarray(max_distribution), bins=30, color="#cfd8dc")
-    axes.axvline(threshold, color=ACCENT, lw=2)
-    axes.text(
-        threshold,
-        1.02,
-        f"threshold {threshold:.2f}",
-        color=ACCENT,
-        size=8.5,
-        ha="center",
-        transform=axes.get_xaxis_transform(),
-    )
+    if np.isfinite(threshold):  # with few permutations nothing can be significant
+        axes.axvline(threshold, color=ACCENT, lw=2)
+        axes.text(
+            threshold,
+            1.02,
+            f"threshold {threshold:.2f}",
+            color=ACCENT,
+            size=8.5,
+            ha="center",
+            transform=axes.get_xaxis_transform(),
+        )
     if observed is not None:
         axes.axvline(observed, color=CLASS_COLOURS[0], lw=2, ls=(0, (3, 2)))
         axes.text(
