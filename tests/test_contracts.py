@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from bidsapp import __version__, cli
+from bidsapp.report import wording
 from bidsapp.report.citations import REFERENCES
 from bidsapp.report.methods import methods_text
 from bidsapp.settings import Recipe, load_recipe, recipe_names
@@ -127,6 +128,7 @@ def test_every_method_has_its_words():
         recipe = {"attribution": [{"method": method}]}
         text = str(methods_text(recipe, {}, stages=("attribution",)))
         assert "the method “" not in text, method
+        assert wording.method_meaning(method), method
     for name in NETWORKS:
         text = str(methods_text({"network": {"name": name}}, {}, stages=("network",)))
         assert "the network named" not in text, name

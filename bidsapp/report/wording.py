@@ -38,7 +38,50 @@ METHODS = {
         "Grad-CAM",
         "Where the last convolutional layer found features that speak for the class; coarse.",
     ),
+    "guided_grad_cam": (
+        "Guided Grad-CAM",
+        "Guided backpropagation, weighted by where the last convolutional layer found features "
+        "that speak for the class.",
+    ),
+    "integrated_gradients": (
+        "Integrated gradients",
+        "The sensitivity of the score, added up on the way from an empty image to this one.",
+    ),
+    "smoothgrad": (
+        "SmoothGrad",
+        "The sensitivity of the score, averaged over noisy copies of the image.",
+    ),
+    "deep_taylor": (
+        "Deep Taylor decomposition",
+        "The network's answer is handed back, layer by layer, along positive shares only.",
+    ),
+    "lrp_0": (
+        "LRP, rule 0",
+        "The network's answer is handed back, layer by layer, in exact shares; noisy where they "
+        "cancel.",
+    ),
+    "lrp_gamma": (
+        "LRP, gamma rule",
+        "The network's answer is handed back, layer by layer, with what speaks for it preferred.",
+    ),
+    "lrp_flat": (
+        "LRP, flat rule",
+        "Relevance spread evenly over what each unit sees: the same for every image.",
+    ),
+    "lrp_w2": (
+        "LRP, w² rule",
+        "Relevance shared by the weights alone: the same for every image.",
+    ),
+    "lrp_composite": (
+        "LRP, rules by layer",
+        "The network's answer is handed back to the voxels it was computed from, by a rule for "
+        "each kind of layer.",
+    ),
     "occlusion": ("Occlusion", "How much the score drops when a patch of the image is covered."),
+    "region_occlusion": (
+        "Occlusion of regions",
+        "How much the score drops when a region of the atlas is covered.",
+    ),
 }
 
 METRICS = {
@@ -208,6 +251,7 @@ def ledger(sidecar: Mapping[str, Any]) -> tuple[list[tuple[str, str, str]], str]
         "bias": "the network's biases",
         "epsilon": "the stabiliser (epsilon)",
         "no_input": "neurons without input",
+        "quadrature": "the error of the sum over steps",
     }
     rows = [
         (places.get(key, heading(key)), number(value), percent(value / start))

@@ -63,6 +63,8 @@ def all_parameters(method: str, given: dict[str, Any]) -> dict[str, Any]:
 
         composite = {key: every.pop(key) for key in ("preset", "rules")}
         every["rules"] = described(**composite)
+    if every.get("layer") == "":  # relevance starts at the class
+        every = {key: value for key, value in every.items() if key not in ("layer", "unit")}
     if "cam" in method and every["layer"] is None:
         every["layer"] = "last convolution"
     return every
