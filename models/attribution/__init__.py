@@ -43,6 +43,8 @@ METHODS = {
     "occlusion": ("models.attribution.occlusion", "occlusion"),
     "region_occlusion": ("models.attribution.occlusion", "region_occlusion"),
 }
+# Methods that see all channels as one: their map is the same in each.
+ACROSS_CHANNELS = ("grad_cam", "occlusion", "region_occlusion")
 # Parameters that describe the images or the run, not the method: they are no recipe values.
 CONTEXT = ("voxel_mm", "regions", "progress", "checkpoint", "memory_mb")
 

@@ -113,14 +113,15 @@ def explain_rows(
     surroundings: Surroundings,
     folder: Path | None = None,
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Heatmaps (rows, x, y, z) float32, channels summed, and each one's ledger.
+    """Heatmaps (rows, x, y, z) float32, over all channels, and each one's ledger.
 
     Methods that take minutes show their progress and leave what they have in ``folder``.
     """
     import torch
 
-    from models.attribution import attribute, context
+    from models.attribution import ACROSS_CHANNELS, attribute, context
 
+    across = attribution["method"] in ACROSS_CHANNELS
     parameters = {k: v for k, v in attribution.items() if k not in ("name", "method")}
     asked = context(attribution["method"])
     parameters |= {k: v for k, v in vars(surroundings).items() if k in asked}
@@ -137,7 +138,7 @@ def explain_rows(
             target=target,
             **parameters,
         )
-        maps.append(found.heatmap.sum(1).numpy())
+        maps.append((found.heatmap[:, 0] if across else found.heatmap.sum(1)).numpy())
         ledgers += [
             {"score": float(found.score[i])}
             | {name: float(share[i]) for name, share in found.ledger.items()}

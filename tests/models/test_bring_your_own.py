@@ -7,9 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.attribution import METHODS, attribute, check_parameters, context, explain
+from models.attribution import (
+    ACROSS_CHANNELS,
+    METHODS,
+    attribute,
+    check_parameters,
+    context,
+    explain,
+)
 from models.attribution.lrp import described
 from models.errors import InputError
+from pipelines.interfaces.attribution import Surroundings, explain_rows
 
 QUICK = {
     "integrated_gradients": {"steps": 2},
@@ -116,6 +124,21 @@ def test_axis_is_dim_and_people_are_not_joined():
     assert ask(Joined(1), volumes, target=3).heatmap.shape == volumes.shape
     with pytest.raises(InputError, match="joins people"):
         ask(Joined(0), volumes, "lrp_0")
+
+
+def test_methods_across_channels_repeat_one_map_which_the_app_counts_once():
+    model = nn.Sequential(nn.Conv3d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(432, 2))
+    volumes = torch.rand(1, 3, *GRID)
+    around = Surroundings((1.0,) * 3, np.indices(GRID)[0] // 4 + 1)
+    for method in METHODS:
+        heatmap = ask(model, volumes, method).heatmap
+        entry = {"name": "x", "method": method} | QUICK.get(method, {})
+        shown = torch.from_numpy(explain_rows(model, volumes.numpy(), [0], entry, 1, around)[0])
+        expected = heatmap.sum(1)
+        if method in ACROSS_CHANNELS:
+            assert torch.equal(heatmap[:, :1].expand_as(heatmap), heatmap)
+            expected = heatmap[:, 0]
+        assert torch.allclose(shown, expected, atol=1e-6), method
 
 
 class Broadcast(nn.Module):
