@@ -41,7 +41,7 @@ def parser() -> Parser:
     root = Parser(
         prog="brainwhy",
         description="Why does a network call this brain a patient's? Preprocess, classify, explain "
-        "and test T1w images of a BIDS dataset.",
+        "and test the brain images of a BIDS dataset.",
         epilog="Research use only; not a medical device. Exit codes: 0 done, 1 something failed "
         "and the rest is done, 64 nothing could be run.",
         allow_abbrev=False,
@@ -64,7 +64,14 @@ def parser() -> Parser:
 
 def _what(root: Parser) -> None:
     group = root.add_argument_group("what to do")
-    group.add_argument("--recipe", metavar="NAME|FILE", help="what to reproduce (default: t1w)")
+    group.add_argument(
+        "--recipe", metavar="NAME|FILE", help="what to reproduce (default: that of the modality)"
+    )
+    group.add_argument(
+        "--modality",
+        metavar="SUFFIX",
+        help="T1w, ...: which images to use (default: the recipe's, or the first that is there)",
+    )
     group.add_argument(
         "--list-recipes", action=ListRecipes, nargs=0, help="name the shipped recipes"
     )
@@ -232,6 +239,7 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
     from bidsapp.settings import Settings
 
     levels = tuple(dict.fromkeys(LEVELS[level] for level in options.analysis_level))
+    recipe_source = options.recipe or _generic_recipe(options)
     plugin = _json(options.use_plugin, "--use-plugin") if options.use_plugin else {}
     filters = (
         _json(options.bids_filter_file, "--bids-filter-file") if options.bids_filter_file else {}
@@ -240,11 +248,11 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
         bids_dir=options.bids_dir.absolute(),
         output_dir=options.output_dir.absolute(),
         levels=tuple(sorted(levels, reverse=True)),  # participant before group
-        recipe=_recipe(options),
+        recipe=_recipe(options, recipe_source),
         work_dir=options.work_dir.absolute(),
         participants=tuple(name.removeprefix("sub-") for name in options.participant_label),
         sessions=tuple(name.removeprefix("ses-") for name in options.session_label),
-        filters=_t1w_filters(filters, options.bids_filter_file),
+        filters=_filters(filters, options.bids_filter_file),
         dataset_links=_pairs(options.dataset_links),
         model=options.model,
         device=machine.pick_device(options.device),
@@ -263,15 +271,29 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
         write_graph=options.write_graph,
         verbose=options.verbose or options.debug,
         command=command,
-        recipe_source=options.recipe or "t1w",
+        recipe_source=recipe_source,
     )
 
 
-def _recipe(options: argparse.Namespace) -> Any:
+def _generic_recipe(options: argparse.Namespace) -> str:
+    """The recipe of the modality asked for, or of the first one that is there."""
+    from bidsapp.settings import recipe_names
+    from pipelines.inputs import modalities_there
+    from pipelines.preprocess import MODALITIES, modality
+
+    if options.modality:
+        return modality(options.modality).suffix.lower()
+    levels = [LEVELS[level] for level in options.analysis_level]
+    folder = options.bids_dir if "participant" in levels else options.output_dir
+    shipped = [suffix for suffix in MODALITIES if suffix.lower() in recipe_names()]
+    return (*modalities_there(folder, shipped), *shipped)[0].lower()
+
+
+def _recipe(options: argparse.Namespace, source: str) -> Any:
     """The recipe with the second file and the flags laid over it."""
     from bidsapp.settings import load_recipe, read_toml
 
-    recipe = load_recipe(options.recipe or "t1w")
+    recipe = load_recipe(source)
     if options.config_file:
         recipe = recipe.overridden(read_toml(options.config_file), options.config_file)
     cohort = {
@@ -280,6 +302,8 @@ def _recipe(options: argparse.Namespace) -> Any:
         if getattr(options, name) is not None
     }
     changes: dict[str, Any] = {"cohort": cohort}
+    if options.modality:
+        changes["input"] = {"modality": options.modality}
     if options.atlas:
         changes["regions"] = {"atlas": options.atlas}
     if options.sloppy:
@@ -332,13 +356,19 @@ def _json(path: Path, flag: str) -> dict[str, Any]:
     return content
 
 
-def _t1w_filters(filters: dict[str, Any], path: Path | None) -> dict[str, Any]:
-    """The part of a filter file that is about T1w; null asks for none, "*" for any value."""
+def _filters(filters: dict[str, Any], path: Path | None) -> dict[str, Any]:
+    """A filter file by modality in small letters; null asks for none, "*" for any value."""
     from models.errors import InputError
+    from pipelines.preprocess import MODALITIES
 
-    chosen = filters.get("t1w", filters.get("T1w", {} if path is None else None))
-    if not isinstance(chosen, dict):
-        raise InputError(f'--bids-filter-file {path}: holds no object under "t1w"; add it')
+    known = [suffix.lower() for suffix in MODALITIES]
+    chosen = {key.lower(): value for key, value in filters.items()}
+    objects = [isinstance(value, dict) for key, value in chosen.items() if key in known]
+    if path is not None and not (objects and all(objects)):
+        raise InputError(
+            f'--bids-filter-file {path}: holds no object under "{known[0]}" or another modality; '
+            "add it"
+        )
     return chosen
 
 

@@ -16,18 +16,9 @@ from bidsapp.cohort import CohortTable, build_cohort, check_table
 from bidsapp.diary import Diary, tell
 from bidsapp.settings import Settings
 from models.errors import InputError
-from models.grids import full_grid
 from models.training.splits import Split, split_people
 from pipelines.atlases import SHIPPED, atlas
-from pipelines.derivatives import (
-    SPACE,
-    label,
-    relative_path,
-    remove_older,
-    write_dataset,
-    write_table,
-    write_text,
-)
+from pipelines.derivatives import label, remove_older, write_dataset, write_table, write_text
 from pipelines.execution import Failure, Resources, run_workflow
 from pipelines.explain import init_explain_wf
 from pipelines.group import Study, init_group_wf
@@ -37,14 +28,23 @@ from pipelines.inputs import (
     choose_participants,
     find_scans,
     unreadable,
+    with_t1w,
 )
 from pipelines.interfaces.attribution import check_values
 from pipelines.participant import init_participant_wf
-from pipelines.preprocess.t1w import T1wOptions, is_done, t1w_paths
+from pipelines.preprocess import modality
+from pipelines.preprocess.modality import Modality
 from pipelines.quality import write_group_quality
 from pipelines.stored_models import StoredModel, choose_model, new_network, stored_folds
 
 DONE, FAILED = 0, 1
+
+# What images must have in common with those that a model was trained on.
+FITTING = (
+    ("input", "modality"),
+    ("preprocessing", "registration"),
+    ("preprocessing", "resolution_mm"),
+)
 
 
 def nodes_dir(settings: Settings) -> Path:
@@ -87,7 +87,7 @@ def _check_recipe(settings: Settings) -> None:
     if "group" not in settings.levels or settings.reports_only:
         return
     recipe = settings.recipe
-    new_network(recipe.network, recipe.preprocessing.network_grid)
+    new_network(_network(settings), recipe.preprocessing.network_grid)
     atlas(recipe.regions.atlas)
     for attribution in recipe.attribution:
         check_values(attribution)
@@ -114,12 +114,11 @@ def participant(settings: Settings) -> bool:
     check_dataset(settings.bids_dir)
     people = choose_participants(settings.bids_dir, settings.participants)
     scans = _scans(settings, people, diary)
-    options = t1w_options(settings)
     model = _fitting_model(settings, diary)
     if not settings.reports_only:
         scans = _readable(scans, diary)
     if settings.dry_run:
-        return _dry_run(settings, scans, options, model)
+        return _dry_run(settings, scans, model)
     if settings.boilerplate_only:
         return _write_methods(settings, diary)
     _clean(settings, "participant")
@@ -130,9 +129,9 @@ def participant(settings: Settings) -> bool:
         for person in people:
             locks.enter_context(_lock(settings.work_dir, person))
         if not settings.reports_only:
-            _preprocess(settings, scans, options, diary)
+            _preprocess(settings, scans, diary)
             if model is not None:
-                _explain(settings, scans, options, model, diary)
+                _explain(settings, scans, model, diary)
             for person in people:
                 diary.write(
                     settings.output_dir / f"logs/participant-{person}.json", f"sub-{person}"
@@ -143,21 +142,35 @@ def participant(settings: Settings) -> bool:
 
 
 def _scans(settings: Settings, people: Sequence[str], diary: Diary) -> list[Scan]:
-    modality = settings.recipe.input.modality
-    scans, warnings = find_scans(
-        settings.bids_dir, people, modality, sessions=settings.sessions, filters=settings.filters
-    )
-    for sentence in warnings:
-        diary.warn(sentence)
+    suffix = _modality(settings).suffix
+    scans = _found(settings, people, suffix, settings.sessions, diary)
     if not scans:
         asked = f" in session {', '.join(settings.sessions)}" if settings.sessions else ""
         raise InputError(
-            f"{settings.bids_dir}: no {modality} image of "
+            f"{settings.bids_dir}: no {suffix} image of "
             f"{', '.join(f'sub-{p}' for p in people[:5])}{' ...' * (len(people) > 5)}{asked}; "
             "check --participant-label, --session-label and --bids-filter-file"
         )
-    for person in sorted(set(people) - {scan.participant for scan in scans}):
-        diary.warn(f"sub-{person}: has no {modality} image; skipped")
+    found = {scan.participant for scan in scans}
+    tell(f"recipe {settings.recipe.name}: {len(scans)} {suffix} images, {len(found)} people")
+    for person in sorted(set(people) - found):
+        diary.warn(f"sub-{person}: has no {suffix} image; skipped")
+    if _modality(settings).needs_t1w:
+        scans, warnings = with_t1w(scans, _found(settings, people, "T1w", (), diary))
+        for sentence in warnings:
+            diary.warn(sentence)
+    return scans
+
+
+def _found(
+    settings: Settings, people: Sequence[str], suffix: str, sessions: Sequence[str], diary: Diary
+) -> list[Scan]:
+    filters = settings.filters.get(suffix.lower(), {})
+    scans, warnings = find_scans(
+        settings.bids_dir, people, suffix, sessions=sessions, filters=filters
+    )
+    for sentence in warnings:
+        diary.warn(sentence)
     return scans
 
 
@@ -174,16 +187,21 @@ def _readable(scans: Sequence[Scan], diary: Diary) -> list[Scan]:
     return [scan for scan, sentence in problems.items() if not sentence]
 
 
-def t1w_options(settings: Settings) -> T1wOptions:
-    """The recipe's preprocessing as the workflow wants it."""
-    chosen = settings.recipe.preprocessing
-    return T1wOptions(chosen.registration, chosen.resolution_mm, settings.seed + 1)
+def _modality(settings: Settings) -> Modality:
+    return modality(settings.recipe.input.modality)
 
 
-def _preprocess(
-    settings: Settings, scans: Sequence[Scan], options: T1wOptions, diary: Diary
-) -> None:
-    todo = [s for s in scans if settings.force or not is_done(settings.output_dir, s, options)]
+def _options(settings: Settings) -> Any:
+    """The recipe's preprocessing as the modality's workflow wants it."""
+    return _modality(settings).options(asdict(settings.recipe.preprocessing), settings.seed)
+
+
+def _is_done(settings: Settings, scan: Scan) -> bool:
+    return _modality(settings).is_done(settings.output_dir, scan, _options(settings))
+
+
+def _preprocess(settings: Settings, scans: Sequence[Scan], diary: Diary) -> None:
+    todo = [scan for scan in scans if settings.force or not _is_done(settings, scan)]
     if len(todo) < len(scans):
         tell(f"{len(scans) - len(todo)} of {len(scans)} scans are already preprocessed")
     if not todo:
@@ -192,7 +210,8 @@ def _preprocess(
         scans=todo,
         output_dir=settings.output_dir,
         work_dir=nodes_dir(settings),
-        options=options,
+        modality=_modality(settings),
+        options=_options(settings),
         device=settings.device,
     )
     if settings.force:
@@ -206,14 +225,14 @@ def _preprocess(
 def _explain(
     settings: Settings,
     scans: Sequence[Scan],
-    options: T1wOptions,
     model: StoredModel,
     diary: Diary,
 ) -> None:
+    options = _options(settings)
     ready = [
-        (scan, settings.output_dir / t1w_paths(scan, options)["registered"])
+        (scan, settings.output_dir / _modality(settings).paths(scan, options)["registered"])
         for scan in scans
-        if is_done(settings.output_dir, scan, options)
+        if _is_done(settings, scan)
     ]
     for person in sorted({scan.participant for scan, _ in ready}):
         if not model.unseen_folds(person)[0]:
@@ -240,13 +259,12 @@ def _fitting_model(settings: Settings, diary: Diary) -> StoredModel | None:
     model = choose_model(settings.output_dir, settings.model)
     if model is None:
         return None
-    theirs = model.card["Recipe"]["preprocessing"]
-    ours = asdict(settings.recipe.preprocessing)
-    for key in ("registration", "resolution_mm"):
-        if theirs[key] != ours[key]:
+    theirs, ours = model.card["Recipe"], settings.recipe.as_dict()
+    for table, key in FITTING:
+        if theirs[table].get(key) != ours[table].get(key):
             sentence = (
-                f"model {model.name} was trained on images with {key} = {theirs[key]}, this run "
-                f"makes {ours[key]}: give --recipe {model.card['Recipe']['name']}"
+                f"model {model.name} was trained on images with {key} = {theirs[table].get(key)}, "
+                f"this run makes {ours[table].get(key)}: give --recipe {theirs['name']}"
             )
             if settings.model:
                 raise InputError(f"--model {settings.model}: {sentence}")
@@ -307,8 +325,6 @@ def _run_group(
     write_table(table, cohort.rows)
     study = _study(settings, name)
     card = study.card(settings.recipe.as_dict(), diary.versions, len(splits))
-    resolution = full_grid(settings.recipe.preprocessing.resolution_mm).name
-    card["StoredResolution"] = resolution
     if settings.force:
         shutil.rmtree(nodes_dir(settings) / f"group_{name}", ignore_errors=True)
     workflow = init_group_wf(
@@ -328,12 +344,8 @@ def _run_group(
         removed = remove_older(settings.output_dir, name, began)
         if removed:
             tell(f"{removed} files that earlier runs of model {name} left were removed")
-    write_group_quality(
-        settings.output_dir,
-        settings.work_dir,
-        settings.recipe.preprocessing.registration,
-        resolution,
-    )
+    tables = _modality(settings).stored(settings.output_dir, _options(settings), "quality")
+    write_group_quality(settings.output_dir, settings.work_dir, list(tables.values()))
     diary.write(settings.output_dir / "logs/group.json")
     _write_methods(settings, diary)
     _group_pages(settings.output_dir, name)
@@ -344,9 +356,10 @@ def _cohort(settings: Settings) -> CohortTable:
     options = settings.recipe.preprocessing
     if not images:
         raise InputError(
-            f"{settings.output_dir}: no T1w image with {options.registration} registration at "
-            f"{options.resolution_mm:g} mm; make them first:\n    brainwhy BIDS_DIR "
-            f"{settings.output_dir} participant --recipe {settings.recipe_source}"
+            f"{settings.output_dir}: no {settings.recipe.input.modality} image with "
+            f"{options.registration} registration at {options.resolution_mm:g} mm; make them "
+            f"first:\n    brainwhy BIDS_DIR {settings.output_dir} participant --recipe "
+            f"{settings.recipe_source}"
         )
     recipe = settings.recipe
     volumes = tuple(recipe.regions.volumes.values())
@@ -355,23 +368,9 @@ def _cohort(settings: Settings) -> CohortTable:
 
 def _registered(settings: Settings) -> dict[tuple[str, str], Path]:
     """Images of the recipe's registration on disk, by participant and session."""
-    options = settings.recipe.preprocessing
-    pattern = relative_path(
-        "T1w",
-        ".nii.gz",
-        {
-            "sub": "*",
-            "space": SPACE,
-            "res": full_grid(options.resolution_mm).name,
-            "desc": f"preproc{options.registration.capitalize()}",
-        },
-    ).rsplit("/", 1)[-1]
-    found = {}
-    for path in sorted(settings.output_dir.glob(f"sub-*/**/anat/{pattern}")):
-        parts = dict(part.split("-", 1) for part in path.name.split("_") if "-" in part)
-        if not settings.sessions or parts.get("ses", "") in settings.sessions:
-            found[parts["sub"], parts.get("ses", "")] = path
-    return found
+    found = _modality(settings).stored(settings.output_dir, _options(settings))
+    chosen = settings.sessions
+    return {key: path for key, path in found.items() if not chosen or key[1] in chosen}
 
 
 def _splits(settings: Settings, cohort: CohortTable) -> list[Any]:
@@ -393,8 +392,9 @@ def _study(settings: Settings, name: str) -> Study:
         model=name,
         classes=(recipe.cohort.negative, recipe.cohort.positive),
         grid=asdict(grid),
+        modality=recipe.input.modality,
         intensity=recipe.preprocessing.intensity,
-        network=recipe.network,
+        network=_network(settings),
         protocol=asdict(recipe.training.protocol),
         attributions=recipe.attribution,
         atlas=_atlas_name(recipe.regions.atlas),
@@ -403,6 +403,12 @@ def _study(settings: Settings, name: str) -> Study:
         seed=settings.seed,
         volumes=recipe.regions.volumes,
     )
+
+
+def _network(settings: Settings) -> dict[str, Any]:
+    """The recipe's network, with as many input channels as the modality has."""
+    channels = _modality(settings).channels
+    return ({"channels": channels} if channels > 1 else {}) | settings.recipe.network
 
 
 def _atlas_name(wanted: str) -> str:
@@ -447,11 +453,9 @@ def execute(workflow: pe.Workflow, settings: Settings, title: str) -> list[Failu
     )
 
 
-def _dry_run(
-    settings: Settings, scans: Sequence[Scan], options: T1wOptions, model: StoredModel | None
-) -> bool:
+def _dry_run(settings: Settings, scans: Sequence[Scan], model: StoredModel | None) -> bool:
     for scan in scans:
-        done = is_done(settings.output_dir, scan, options) and not settings.force
+        done = _is_done(settings, scan) and not settings.force
         tell(f"{scan.path}: {'already preprocessed' if done else 'to be preprocessed'}")
     if model is not None:
         tell(f"then explained with model {model.name}")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from models.errors import InputError
 from models.grids import GRIDS, Grid
 from models.training.loop import Protocol
-from pipelines.inputs import DATATYPES
+from pipelines.preprocess import MODALITIES
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class Input:
     modality: str = "T1w"
 
     def __post_init__(self) -> None:
-        _one_of("[input] modality", self.modality, tuple(DATATYPES))
+        _one_of("[input] modality", self.modality, tuple(MODALITIES))
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Settings:
     work_dir: Path
     participants: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
-    filters: Mapping[str, Any] = field(default_factory=dict)
+    filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by modality
     dataset_links: Mapping[str, str] = field(default_factory=dict)
     model: str | None = None
     device: str = "cpu"

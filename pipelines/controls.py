@@ -6,11 +6,11 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from pipelines.derivatives import SPACE, read_table, relative_path
+from pipelines.derivatives import read_table
 from pipelines.heatmaps import Regions
-from pipelines.images import network_input
 from pipelines.interfaces.attribution import Surroundings, explain_rows
 from pipelines.interfaces.networks import prediction_keys
+from pipelines.preprocess import modality
 from pipelines.stored_models import StoredModel, new_network
 
 
@@ -31,8 +31,10 @@ def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[st
     positive = model.card["Classes"][1]
     predictions = read_table(output_dir / f"group/model-{model_label}_desc-oof_predictions.tsv")
     patients = predictions[predictions["label"] == positive].drop_duplicates("participant_id")
-    images = [_registered(output_dir, *key, model) for key in prediction_keys(patients)]
-    volumes = np.stack([network_input(p, model.grid, model.card["Intensity"]) for p in images])
+    kind = modality(model.modality)
+    stored = kind.stored(output_dir, kind.options(model.card["Recipe"]["preprocessing"], 0))
+    images = [stored[key] for key in prediction_keys(patients)]
+    volumes = np.stack([kind.volume(p, model.grid, model.card["Intensity"]) for p in images])
     torch.manual_seed(seed)
     network = new_network(model.card["Network"], model.grid).eval()
     around = Surroundings.on(model.grid, Regions.on(model.card["Atlas"], model.grid))
@@ -41,19 +43,3 @@ def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[st
         found, _ = explain_rows(network, volumes, rows, attribution, 1, around)
         maps[attribution["name"]] = nib.Nifti1Image(found.mean(0), model.grid.affine)
     return maps
-
-
-def _registered(output_dir: Path, participant: str, session: str, model: StoredModel) -> Path:
-    """The registered brain that the model was given."""
-    registration = model.card["Recipe"]["preprocessing"]["registration"]
-    return output_dir / relative_path(
-        "T1w",
-        ".nii.gz",
-        {
-            "sub": participant,
-            "ses": session,
-            "space": SPACE,
-            "res": model.card["StoredResolution"],
-            "desc": f"preproc{registration.capitalize()}",
-        },
-    )

@@ -24,6 +24,9 @@ ENTITY_ORDER = (
     *("stat", "atlas", "seg", "res", "label", "desc"),
 )
 
+# Folder of a participant's file by its suffix, or by its ``mod-`` where it has one.
+DATATYPES = {"dwi": "dwi", "dwimap": "dwi", "spect": "spect", "mimap": "spect"}
+
 # No trailing slashes: with one, the official validator still reports the directory itself.
 BIDSIGNORE = """\
 *.html
@@ -71,13 +74,25 @@ def filename(suffix: str, extension: str, entities: Mapping[str, str]) -> str:
 
 
 def relative_path(
-    suffix: str, extension: str, entities: Mapping[str, str], datatype: str = "anat"
+    suffix: str, extension: str, entities: Mapping[str, str], datatype: str = ""
 ) -> str:
-    """Path of a derivative below the output folder: the participant's folder, or ``group``."""
+    """Path of a derivative below the output folder: the participant's folder, or ``group``.
+
+    Parameters
+    ----------
+    datatype : str
+        Folder of the participant's file where neither suffix nor ``mod-`` tell it.
+    """
     name = filename(suffix, extension, entities)
     if "sub" not in entities:
         return f"group/{name}"
-    return f"{participant_folder(entities)}/{datatype}/{name}"
+    folder = datatype or datatype_of(entities.get("mod", suffix))
+    return f"{participant_folder(entities)}/{folder}/{name}"
+
+
+def datatype_of(suffix: str) -> str:
+    """BIDS folder of images with this suffix."""
+    return DATATYPES.get(suffix, "anat")
 
 
 def participant_folder(entities: Mapping[str, str]) -> str:

@@ -71,7 +71,7 @@ def in_list(products: dict) -> list:
 
 def group_tables(model: StoredModel, output_dir: Path) -> dict[str, str]:
     """Region table of the group per method, where the group level has written it here."""
-    names = HeatmapNames(model.name, model.card["Classes"][1], model.grid)
+    names = HeatmapNames(model.name, model.card["Classes"][1], model.grid, model.modality)
     tables = {}
     for attribution in model.card["Attributions"]:
         method = attribution["name"]

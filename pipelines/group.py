@@ -30,6 +30,8 @@ class Study:
         Negative and positive class as in participants.tsv.
     grid : dict
         name, shape, voxel_mm, origin_mm.
+    modality : str
+        BIDS suffix of the images.
     intensity : str
         Intensity scale of the network's input.
     network, protocol : dict
@@ -49,6 +51,7 @@ class Study:
     model: str
     classes: tuple[str, str]
     grid: Mapping[str, Any]
+    modality: str
     intensity: str
     network: Mapping[str, Any]
     protocol: Mapping[str, Any]
@@ -65,6 +68,7 @@ class Study:
             "Name": self.model,
             "Classes": list(self.classes),
             "Grid": dict(self.grid),
+            "Modality": self.modality,
             "Intensity": self.intensity,
             "Network": dict(self.network),
             "Protocol": dict(self.protocol),
@@ -194,7 +198,12 @@ class _Plan:
     @property
     def _shared(self) -> dict[str, Any]:
         study = self.study
-        return {"cohort": self.cohort, "model": study.model, "classes": list(study.classes)}
+        return {
+            "cohort": self.cohort,
+            "model": study.model,
+            "classes": list(study.classes),
+            "modality": study.modality,
+        }
 
     def classification(
         self, card: Mapping[str, Any], *, force: bool
@@ -202,7 +211,12 @@ class _Plan:
         """Pack the images, train every fold, gather the predictions."""
         study = self.study
         pack = pe.Node(
-            PackVolumes(cohort=self.cohort, grid=dict(study.grid), intensity=study.intensity),
+            PackVolumes(
+                cohort=self.cohort,
+                grid=dict(study.grid),
+                modality=study.modality,
+                intensity=study.intensity,
+            ),
             name="pack",
         )
         train = pe.MapNode(

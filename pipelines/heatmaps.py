@@ -14,6 +14,7 @@ from models.regions import gain, region_table
 from pipelines.atlases import Atlas, atlas, on_grid
 from pipelines.derivatives import (
     SPACE,
+    datatype_of,
     filename,
     grid_sidecar,
     label,
@@ -173,6 +174,7 @@ def person_prediction(
     folds: Sequence[int],
     *,
     known: bool,
+    modality: str = "T1w",
 ) -> Products:
     """Write one person's prediction (mean over the folds that never saw the person).
 
@@ -182,6 +184,8 @@ def person_prediction(
         Negative and positive class; the probability and the score are those of the latter.
     known : bool
         Whether the person belonged to the cohort the model was trained on.
+    modality : str
+        Suffix of the image that was judged; it decides the folder.
     """
     session = ids.get("ses")
     row = {
@@ -194,7 +198,9 @@ def person_prediction(
         "n_models": len(folds),
         "out_of_fold": known,
     }
-    path = relative_path("predictions", ".tsv", {**ids, "model": model})
+    path = relative_path(
+        "predictions", ".tsv", {**ids, "model": model}, datatype=datatype_of(modality)
+    )
     write_table(folder / Path(path).name, pd.DataFrame([row]))
     by = "folds that never saw this person" if known else "all folds; the person is new to them"
     return {

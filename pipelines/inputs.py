@@ -4,13 +4,13 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
+from pipelines.derivatives import datatype_of
 
-DATATYPES = {"T1w": "anat"}
 LABEL = re.compile(r"sub-([0-9a-zA-Z]+)")
 
 
@@ -26,11 +26,14 @@ class Scan:
         Label without ``ses-``, "" where the dataset has no sessions.
     path : Path
         As found below ``bids_dir``; symlinks are not resolved.
+    t1w : Scan, optional
+        The person's T1w image that goes with it, for modalities that use one.
     """
 
     participant: str
     session: str
     path: Path
+    t1w: "Scan | None" = None
 
     @property
     def entities(self) -> dict[str, str]:
@@ -146,7 +149,7 @@ def find_scans(
     query: dict[str, Any] = {
         "suffix": suffix,
         "extension": [".nii", ".nii.gz"],
-        "datatype": DATATYPES[suffix],
+        "datatype": datatype_of(suffix),
         "scope": "raw",
     } | dict(filters or {})
     by_key: dict[tuple[str, str], list[Path]] = {}
@@ -164,6 +167,49 @@ def find_scans(
             names = ", ".join(path.name for path in others)
             warnings.append(f"sub-{participant}: {first.name} is used, {names} passed over")
     return scans, warnings
+
+
+def with_t1w(scans: Sequence[Scan], t1w: Sequence[Scan]) -> tuple[list[Scan], list[str]]:
+    """Give each scan the T1w image of its session, else the person's first one.
+
+    Returns
+    -------
+    scans : list of Scan
+        ``t1w`` is None for people without any.
+    warnings : list of str
+        Sentences about people whose T1w image is missing or of another session.
+    """
+    by_key = {(one.participant, one.session): one for one in t1w}
+    firsts = {one.participant: one for one in reversed(t1w)}
+    joined, warnings = [], []
+    for scan in scans:
+        own = by_key.get((scan.participant, scan.session))
+        found = own or firsts.get(scan.participant)
+        who = f"sub-{scan.participant}" + (f" ses-{scan.session}" if scan.session else "")
+        if found is None:
+            warnings.append(f"{who}: has no T1w image to go with {scan.path.name}")
+        elif own is None:
+            warnings.append(
+                f"{who}: has no T1w image of that session; {found.path.name} goes with "
+                f"{scan.path.name}"
+            )
+        joined.append(replace(scan, t1w=found))
+    return joined, warnings
+
+
+def modalities_there(folder: Path, suffixes: Iterable[str]) -> list[str]:
+    """Those of ``suffixes`` that the first participants with any image have, in their order."""
+    people = participants_on_disk(folder) if folder.is_dir() else []
+    for person in people:
+        there = [
+            suffix
+            for suffix in suffixes
+            for place in (f"{datatype_of(suffix)}", f"ses-*/{datatype_of(suffix)}")
+            if any((folder / f"sub-{person}").glob(f"{place}/*_{suffix}.nii*"))
+        ]
+        if there:
+            return list(dict.fromkeys(there))
+    return []
 
 
 def _asked(layout: Any, query: Mapping[str, Any]) -> list[Any]:

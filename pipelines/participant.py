@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from nipype.pipeline import engine as pe
@@ -13,7 +14,7 @@ from pipelines.atlases import template
 from pipelines.derivatives import SPACE, place
 from pipelines.images import read_nifti, write_nifti
 from pipelines.inputs import Scan
-from pipelines.preprocess.t1w import T1wOptions, init_t1w_wf
+from pipelines.preprocess.modality import Modality
 
 
 def template_on_grid(resolution_mm: float, folder: Path) -> Path:
@@ -38,24 +39,33 @@ def init_participant_wf(
     scans: Sequence[Scan],
     output_dir: Path,
     work_dir: Path,
-    options: T1wOptions,
+    modality: Modality,
+    options: Any,
     device: str = "cpu",
 ) -> pe.Workflow:
     """Preprocess every scan; people and sessions are independent branches.
 
     Each person works in a folder of their own below ``work_dir/participant``, so that processes
     may share a work dir as long as no two run the same person at once.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        Of one modality.
+    options : object
+        Of :attr:`Modality.options`; ``resolution_mm`` is that of the template.
     """
     brain = template_on_grid(options.resolution_mm, work_dir / "templates")
     parent = pe.Workflow("participant", base_dir=str(work_dir))
+    kind = modality.suffix.lower()
     for participant in sorted({scan.participant for scan in scans}):
         person = pe.Workflow(f"sub_{participant}")
         for scan in scans:
             if scan.participant == participant:
                 person.add_nodes(
                     [
-                        init_t1w_wf(
-                            name=f"t1w_ses_{scan.session}_wf" if scan.session else "t1w_wf",
+                        modality.workflow(
+                            name=f"{kind}_ses_{scan.session}_wf" if scan.session else f"{kind}_wf",
                             scan=scan,
                             output_dir=output_dir,
                             template=brain,

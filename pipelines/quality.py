@@ -1,6 +1,6 @@
 """Quality numbers of the preprocessing: what is far off, and the cohort's table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,13 @@ def flags_of(row: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def write_group_quality(
-    output_dir: Path, work_dir: Path, registration: str, resolution: str
-) -> None:
-    """Stack the participants' rows of one registration into ``group/qc.tsv``, and draw them."""
+def write_group_quality(output_dir: Path, work_dir: Path, tables: Sequence[Path]) -> None:
+    """Stack the participants' ``tables`` into ``group/qc.tsv``, and draw them."""
     from pipelines.charts import qc_scatter
     from pipelines.figures import save
 
-    pattern = f"sub-*/**/anat/*_res-{resolution}_desc-{registration}_qc.tsv"
-    tables = [read_table(path) for path in sorted(output_dir.glob(pattern))]
     if not tables:
         return
-    cohort = pd.concat(tables)
+    cohort = pd.concat([read_table(path) for path in tables])
     write_table(output_dir / "group/qc.tsv", cohort)
     place(save(qc_scatter(cohort), work_dir / "qc.png"), output_dir / "group/figures/qc.png")

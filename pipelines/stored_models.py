@@ -60,6 +60,11 @@ class StoredModel:
         return grid_from_card(self.card["Grid"])
 
     @property
+    def modality(self) -> str:
+        """BIDS suffix of the images that it was trained on."""
+        return self.card["Modality"]
+
+    @property
     def folds(self) -> list[int]:
         """Numbers of the folds, from 1."""
         return list(range(1, self.card["Folds"] + 1))

@@ -23,7 +23,7 @@ from models.attribution import METHODS, attribute, context
 from models.grids import GRIDS, full_grid
 from models.networks import NETWORKS, build
 from pipelines.atlases import SHIPPED
-from pipelines.inputs import DATATYPES
+from pipelines.preprocess import MODALITIES
 
 ROOT = Path(__file__).parents[1]
 # Voxels that are just enough, and the options that go with them.
@@ -139,7 +139,7 @@ def test_everything_a_recipe_names_is_there(name):
     recipe = load_recipe(name)
     options = {key: value for key, value in recipe.network.items() if key != "name"}
     build(recipe.network["name"], recipe.preprocessing.network_grid.shape, **options)
-    assert recipe.input.modality in DATATYPES
+    assert recipe.input.modality in MODALITIES
     assert recipe.regions.atlas in SHIPPED
     assert set(recipe.citations) <= set(REFERENCES)
     for one in recipe.attribution:

@@ -36,6 +36,7 @@ class _SharedInputSpec(BaseInterfaceInputSpec):
     cache = traits.Str(mandatory=True)
     content_hash = traits.Str(mandatory=True)
     classes = traits.List(traits.Str, mandatory=True, desc="negative, positive")
+    modality = traits.Str("T1w", usedefault=True)
     model = traits.Str(mandatory=True)
     atlas = traits.Str(mandatory=True)
 
@@ -68,7 +69,7 @@ class AnalyseMethod(SimpleInterface):
         cache = open_cache(Path(given.cache))
         people = _people(given)
         regions = Regions.on(given.atlas, cache.grid)
-        names = HeatmapNames(given.model, given.classes[1], cache.grid)
+        names = HeatmapNames(given.model, given.classes[1], cache.grid, given.modality)
         facts = method_facts(given.attribution, given.classes[1], [f"model-{given.model}"])
         sheet = Sheet(
             cwd, names, given.attribution["name"], facts | _who(people, tuple(given.classes))
@@ -141,7 +142,8 @@ class CompareMethods(SimpleInterface):
 
         given = self.inputs
         people = _people(given)
-        names = HeatmapNames(given.model, given.classes[1], open_cache(Path(given.cache)).grid)
+        grid = open_cache(Path(given.cache)).grid
+        names = HeatmapNames(given.model, given.classes[1], grid, given.modality)
         facts = _who(people, tuple(given.classes)) | {
             "Methods": dict(zip(given.names, given.methods, strict=True)),
             "Top": analytics.SHARED_TOP,

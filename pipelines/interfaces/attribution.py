@@ -221,6 +221,7 @@ class SummariseMethodInputSpec(BaseInterfaceInputSpec):
     content_hash = traits.Str(mandatory=True)
     classes = traits.List(traits.Str, mandatory=True, desc="negative, positive")
     model = traits.Str(mandatory=True)
+    modality = traits.Str("T1w", usedefault=True)
     atlas = traits.Str(mandatory=True)
 
 
@@ -303,7 +304,7 @@ class SummariseMethod(SimpleInterface):
     ) -> Products:
         negative, positive = self.inputs.classes
         attribution, model = self.inputs.attribution, self.inputs.model
-        names = HeatmapNames(model, positive, cache.grid)
+        names = HeatmapNames(model, positive, cache.grid, self.inputs.modality)
         tables = [regions.table(one) for one in maps]
         controls = (table["label"] == negative).to_numpy()
         sums = np.array([one["sum"] for one in tables])
@@ -419,14 +420,15 @@ class ExplainPerson(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         import torch
 
-        from pipelines.images import network_input
+        from pipelines.preprocess import modality
         from pipelines.stored_models import StoredModel, column_of
 
         cwd = Path(runtime.cwd)
         model = StoredModel(Path(self.inputs.model))
         card = model.card
         positive = card["Classes"][1]
-        volume = network_input(self.inputs.image, model.grid, card["Intensity"])[None]
+        read = modality(model.modality).volume
+        volume = read(self.inputs.image, model.grid, card["Intensity"])[None]
         networks = [model.network(fold).to(self.inputs.device) for fold in self.inputs.folds]
         with torch.no_grad():
             batch = torch.from_numpy(volume).to(self.inputs.device)
@@ -441,8 +443,9 @@ class ExplainPerson(SimpleInterface):
             float((scores[:, 1] - scores[:, 0]).mean()),
             self.inputs.folds,
             known=self.inputs.known,
+            modality=model.modality,
         )
-        names = HeatmapNames(model.name, positive, model.grid)
+        names = HeatmapNames(model.name, positive, model.grid, model.modality)
         regions = Regions.on(card["Atlas"], model.grid)
         background = anatomy(volume[0, 0], model.grid.affine)
         around, column = Surroundings.on(model.grid, regions), column_of(card, positive)

@@ -65,6 +65,7 @@ def _uses(cohort: pd.DataFrame) -> list[list[str]]:
 class PackVolumesInputSpec(BaseInterfaceInputSpec):
     cohort = File(exists=True, mandatory=True)
     grid = traits.Dict(mandatory=True, desc="name, shape, voxel_mm, origin_mm")
+    modality = traits.Str("T1w", usedefault=True)
     intensity = traits.Str(mandatory=True)
 
 
@@ -81,15 +82,16 @@ class PackVolumes(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from models.volumes import write_cache
-        from pipelines.images import network_input
+        from pipelines.preprocess import modality
         from pipelines.stored_models import grid_from_card
 
         cohort = read_cohort(self.inputs.cohort)
-        grid = grid_from_card(self.inputs.grid)
+        grid, kind = grid_from_card(self.inputs.grid), modality(self.inputs.modality)
         images = tqdm(cohort["image"], desc="packing images", unit="image", disable=None)
-        volumes = (network_input(path, grid, self.inputs.intensity) for path in images)
-        cache = write_cache(Path(runtime.cwd) / "cache", prediction_keys(cohort), volumes, grid)
-        self._results["cache"] = str(Path(runtime.cwd) / "cache")
+        volumes = (kind.volume(path, grid, self.inputs.intensity) for path in images)
+        folder, keys = Path(runtime.cwd) / "cache", prediction_keys(cohort)
+        cache = write_cache(folder, keys, volumes, grid, kind.channels)
+        self._results["cache"] = str(folder)
         self._results["content_hash"] = cache.content_hash
         return runtime
 
@@ -230,6 +232,7 @@ class PredictionsInputSpec(BaseInterfaceInputSpec):
     content_hash = traits.Str(mandatory=True, desc="of the packed images")
     model = traits.Str(mandatory=True)
     classes = traits.List(traits.Str, mandatory=True, desc="negative, positive")
+    modality = traits.Str("T1w", usedefault=True)
     card = traits.Dict(mandatory=True, desc="model card without results")
 
 
@@ -297,6 +300,7 @@ class Predictions(SimpleInterface):
                 row.score,
                 [int(number) for number in str(row.folds).split(",")],
                 known=True,
+                modality=self.inputs.modality,
             )
         write_table(cwd / "table.tsv", table)
         self._results["table"] = str(cwd / "table.tsv")

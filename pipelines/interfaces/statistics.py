@@ -38,6 +38,7 @@ class VoxelwiseTestInputSpec(BaseInterfaceInputSpec):
     cache = traits.Str(mandatory=True)
     content_hash = traits.Str(mandatory=True)
     classes = traits.List(traits.Str, mandatory=True)
+    modality = traits.Str("T1w", usedefault=True)
     covariates = traits.List(traits.Str, mandatory=True)
     model = traits.Str(mandatory=True)
     atlas = traits.Str(mandatory=True)
@@ -186,12 +187,17 @@ class VoxelwiseTest(SimpleInterface):
         classes = reversed(list(self.inputs.classes))
         named = contrast_label(contrast) if contrast else "Minus".join(map(label, classes))
         if self.inputs.stack:
-            names = HeatmapNames(self.inputs.model, self.inputs.classes[1], grid)
+            names = HeatmapNames(
+                self.inputs.model, self.inputs.classes[1], grid, self.inputs.modality
+            )
             return names.image(self.inputs.name, contrast=named)
-        model = self.inputs.model
         return {
-            "mod": "T1w", "space": SPACE, "model": model, "res": grid.name, "contrast": named
-        }  # fmt: skip
+            "mod": self.inputs.modality,
+            "space": SPACE,
+            "model": self.inputs.model,
+            "res": grid.name,
+            "contrast": named,
+        }
 
 
 # --- products ------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """T1w: conform, brain mask, bias field, registration to MNI, quality."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,15 @@ from pipelines.derivatives import (
     filename,
     fingerprint,
     grid_sidecar,
-    has_sidecar,
-    read_sidecar,
     relative_path,
-    sidecar_path,
 )
+from pipelines.images import network_input
 from pipelines.inputs import Scan
 from pipelines.interfaces.ants import BiasField, Register
 from pipelines.interfaces.figures import QualityFigures
 from pipelines.interfaces.images import BrainMask, Conform, Quality
 from pipelines.interfaces.sink import SaveDerivatives
+from pipelines.preprocess.modality import Modality
 
 REVISION = 2  # raised when the same input would give other voxels
 
@@ -45,6 +45,11 @@ class T1wOptions:
     registration: str = "nonlinear"
     resolution_mm: float = 1.0
     seed: int = 1
+
+    @classmethod
+    def of(cls, preprocessing: Mapping[str, Any], seed: int) -> "T1wOptions":
+        """The recipe's ``[preprocessing]``; ANTs needs a seed above zero."""
+        return cls(preprocessing["registration"], preprocessing["resolution_mm"], seed + 1)
 
 
 def t1w_paths(scan: Scan, options: T1wOptions) -> dict[str, str]:
@@ -81,15 +86,6 @@ def t1w_paths(scan: Scan, options: T1wOptions) -> dict[str, str]:
 def t1w_fingerprint(scan: Scan, options: T1wOptions) -> str:
     """Hash of the raw voxels, the options and the revision of this workflow."""
     return fingerprint("T1w", REVISION, file_hash(scan.path), asdict(options))
-
-
-def is_done(output_dir: Path, scan: Scan, options: T1wOptions) -> bool:
-    """Whether the derivatives of this very scan with these options are all there."""
-    paths = t1w_paths(scan, options)
-    files = [output_dir / path for path in paths.values()]
-    files += [sidecar_path(file) for file in files if has_sidecar(file)]
-    stored = read_sidecar(output_dir / paths["quality"]).get("Fingerprint")
-    return all(file.exists() for file in files) and stored == t1w_fingerprint(scan, options)
 
 
 def init_t1w_wf(
@@ -218,3 +214,13 @@ def _sidecars(options: T1wOptions, made_by: str) -> dict[str, dict[str, Any]]:
             "Options": asdict(options),
         },
     }
+
+
+MODALITY = Modality(
+    suffix="T1w",
+    options=T1wOptions.of,
+    paths=t1w_paths,
+    making=t1w_fingerprint,
+    workflow=init_t1w_wf,
+    volume=network_input,
+)

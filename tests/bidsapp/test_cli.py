@@ -145,7 +145,7 @@ def test_filters_plugin_and_links_are_read(tmp_path):
         "--bids-filter-file", str(filters), "--use-plugin", str(plugin),
         "--dataset-links", "raw=https://example.org/ds",
     )  # fmt: skip
-    assert settings.filters == {"acquisition": "mprage"}
+    assert settings.filters == {"t1w": {"acquisition": "mprage"}}
     assert (settings.plugin, settings.plugin_args) == ("SLURM", {"template": "x"})
     assert settings.dataset_links == {"raw": "https://example.org/ds"}
 
@@ -156,6 +156,13 @@ def test_plain_call_takes_the_generic_recipe_and_the_default_folders():
     assert settings.work_dir == settings.output_dir / ".work"
     assert settings.bids_dir.is_absolute()
     assert settings.nprocs >= 1
+
+
+def test_modality_names_the_generic_recipe_or_changes_the_one_given(tmp_path):
+    assert parsed("--modality", "T1w").recipe_source == "t1w"
+    assert parsed("--recipe", "demo-t1w", "--modality", "T1w").recipe.input.modality == "T1w"
+    with pytest.raises(InputError, match="T2star"):
+        parsed("--modality", "T2star")
 
 
 def test_symlinks_of_the_dataset_are_not_resolved(dataset, tmp_path):

@@ -9,9 +9,11 @@ from pipelines.inputs import (
     check_dataset,
     choose_participants,
     find_scans,
+    modalities_there,
     odd_folders,
     participants_on_disk,
     unreadable,
+    with_t1w,
 )
 
 
@@ -196,3 +198,30 @@ def test_looking_writes_nothing(raw):
     check_dataset(raw)
     find_scans(raw, choose_participants(raw, ()), "T1w")
     assert listing(raw) == before
+
+
+# --- other modalities ----------------------------------------------------------------------------
+
+
+def test_the_t1w_image_of_the_session_goes_along_else_the_first(raw):
+    t1w, _ = find_scans(raw, ["01", "02"], "T1w")
+    asked = [Scan("02", "b", raw / "x"), Scan("02", "c", raw / "y"), Scan("03", "", raw / "z")]
+    joined, warnings = with_t1w(asked, t1w)
+    assert [scan.t1w and (scan.t1w.participant, scan.t1w.session) for scan in joined] == [
+        ("02", "b"),
+        ("02", "a"),
+        None,
+    ]
+    assert len(warnings) == 2
+    assert "sub-02 ses-c: has no T1w image of that session" in warnings[0]
+    assert "sub-03: has no T1w image" in warnings[1]
+
+
+def test_the_modalities_of_the_first_person_who_has_any(raw):
+    image(raw, "sub-00/func/sub-00_bold.nii.gz")
+    image(raw, "sub-02/ses-a/dwi/sub-02_ses-a_dwi.nii.gz")
+    assert modalities_there(raw, ["FLAIR", "T1w", "dwi"]) == ["T1w"]
+    image(raw, "sub-00/ses-1/dwi/sub-00_ses-1_dwi.nii.gz")
+    image(raw, "sub-00/ses-1/anat/sub-00_ses-1_FLAIR.nii")
+    assert modalities_there(raw, ["FLAIR", "T1w", "dwi"]) == ["FLAIR", "dwi"]
+    assert modalities_there(raw / "nowhere", ["T1w"]) == []

@@ -14,9 +14,9 @@ from pipelines.images import read_nifti, write_nifti
 from pipelines.inputs import Scan
 from pipelines.participant import init_participant_wf, template_on_grid
 from pipelines.preprocess.t1w import (
+    MODALITY,
     T1wOptions,
     init_t1w_wf,
-    is_done,
     t1w_fingerprint,
     t1w_paths,
 )
@@ -174,9 +174,9 @@ def finish(scan, options, output_dir):
 
 def test_done_is_done(scan, tmp_path):
     options = T1wOptions()
-    assert not is_done(tmp_path, scan, options)
+    assert not MODALITY.is_done(tmp_path, scan, options)
     finish(scan, options, tmp_path)
-    assert is_done(tmp_path, scan, options)
+    assert MODALITY.is_done(tmp_path, scan, options)
 
 
 def test_every_file_that_is_lost_is_missed(scan, tmp_path):
@@ -187,24 +187,24 @@ def test_every_file_that_is_lost_is_missed(scan, tmp_path):
     for path in files:
         kept = path.read_bytes()
         path.unlink()
-        assert not is_done(tmp_path, scan, options), path.name
+        assert not MODALITY.is_done(tmp_path, scan, options), path.name
         path.write_bytes(kept)
-    assert is_done(tmp_path, scan, options)
+    assert MODALITY.is_done(tmp_path, scan, options)
 
 
 @pytest.mark.parametrize("other", [{"registration": "linear"}, {"resolution_mm": 2.0}, {"seed": 2}])
 def test_other_options_are_other_work(scan, tmp_path, other):
     finish(scan, T1wOptions(), tmp_path)
-    assert not is_done(tmp_path, scan, T1wOptions(**other))
+    assert not MODALITY.is_done(tmp_path, scan, T1wOptions(**other))
     assert t1w_fingerprint(scan, T1wOptions(**other)) != t1w_fingerprint(scan, T1wOptions())
 
 
 def test_other_voxels_are_other_work_but_another_place_is_not(scan, tmp_path):
     finish(scan, T1wOptions(), tmp_path)
     moved = scan.path.rename(tmp_path / "elsewhere.nii.gz")
-    assert is_done(tmp_path, Scan("01", "", moved), T1wOptions())
+    assert MODALITY.is_done(tmp_path, Scan("01", "", moved), T1wOptions())
     moved.write_bytes(b"other voxels")
-    assert not is_done(tmp_path, Scan("01", "", moved), T1wOptions())
+    assert not MODALITY.is_done(tmp_path, Scan("01", "", moved), T1wOptions())
 
 
 # --- quality -------------------------------------------------------------------------------------
@@ -227,3 +227,17 @@ def test_a_good_scan_has_no_flag():
 def test_what_is_far_off_is_flagged(spoilt, words):
     row = {"mask_volume_ml": 1400.0, "template_correlation": 0.9, "template_overlap": 0.97}
     assert flags_of(row | spoilt) == [words]
+
+
+def test_what_is_stored_is_found_by_person_and_session(tmp_path):
+    options = T1wOptions("linear", 3.0)
+    scans = [Scan("01", "", tmp_path), Scan("02", "a", tmp_path), Scan("02", "b", tmp_path)]
+    for scan in scans:
+        target = tmp_path / t1w_paths(scan, options)["registered"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    found = MODALITY.stored(tmp_path, options)
+    assert list(found) == [("01", ""), ("02", "a"), ("02", "b")]
+    assert found["02", "b"] == tmp_path / t1w_paths(scans[2], options)["registered"]
+    assert MODALITY.stored(tmp_path, T1wOptions("nonlinear", 3.0)) == {}
+    assert MODALITY.stored(tmp_path, options, "quality") == {}

@@ -1,0 +1,73 @@
+"""What the rest of the app asks of the preprocessing of a modality."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.pipeline import engine as pe
+
+from models.grids import Grid
+from pipelines.derivatives import has_sidecar, read_sidecar, sidecar_path
+from pipelines.inputs import Scan
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of image, from the raw scan to what a network sees.
+
+    Parameters
+    ----------
+    suffix : str
+        BIDS suffix of the raw image, such as ``T1w``.
+    options : callable
+        (table of ``[preprocessing]``, seed) to the frozen dataclass that the others take.
+    paths : callable
+        (scan, options) to the derivatives of a scan: name to path below the output folder. Among
+        them ``registered``, the image that networks are given, and ``quality``, the table of
+        quality numbers whose sidecar holds the ``Fingerprint``; it is written last.
+    making : callable
+        (scan, options) to the hash of everything that decides the derivatives.
+    workflow : callable
+        Keyword-only ``name, scan, output_dir, template, options, device`` to the workflow of one
+        scan, which has an ``outputnode`` with ``saved``.
+    volume : callable
+        (path of ``registered``, grid, intensity) to the network's input, (channels, x, y, z)
+        float32 on the grid.
+    needs_t1w : bool
+        Whether scans come with the person's T1w image, where there is one.
+    channels : int
+        Of ``volume``.
+    """
+
+    suffix: str
+    options: Callable[[Mapping[str, Any], int], Any]
+    paths: Callable[[Scan, Any], dict[str, str]]
+    making: Callable[[Scan, Any], str]
+    workflow: Callable[..., pe.Workflow]
+    volume: Callable[[str | Path, Grid, str], np.ndarray]
+    needs_t1w: bool = False
+    channels: int = 1
+
+    def is_done(self, output_dir: Path, scan: Scan, options: Any) -> bool:
+        """Whether the derivatives of this very scan with these options are all there."""
+        paths = self.paths(scan, options)
+        files = [output_dir / path for path in paths.values()]
+        files += [sidecar_path(file) for file in files if has_sidecar(file)]
+        if not all(file.exists() for file in files):
+            return False
+        stored = read_sidecar(output_dir / paths["quality"]).get("Fingerprint")
+        return stored == self.making(scan, options)
+
+    def stored(
+        self, output_dir: Path, options: Any, name: str = "registered"
+    ) -> dict[tuple[str, str], Path]:
+        """One derivative of everybody on disk, by participant and session ("" without)."""
+        found = {}
+        for session in ("", "*"):
+            anyone = Scan("*", session, Path("*"))
+            for path in sorted(output_dir.glob(self.paths(anyone, options)[name])):
+                parts = dict(part.split("-", 1) for part in path.name.split("_") if "-" in part)
+                found[parts["sub"], parts.get("ses", "")] = path
+        return found
