@@ -279,10 +279,10 @@ def _generic_recipe(options: argparse.Namespace) -> str:
     """The recipe of the modality asked for, or of the first one that is there."""
     from bidsapp.settings import recipe_names
     from pipelines.inputs import modalities_there
-    from pipelines.preprocess import MODALITIES, modality
+    from pipelines.preprocess import MODALITIES, modality_of
 
     if options.modality:
-        return modality(options.modality).suffix.lower()
+        return modality_of(options.modality).suffix.lower()
     levels = [LEVELS[level] for level in options.analysis_level]
     folder = options.bids_dir if "participant" in levels else options.output_dir
     shipped = [suffix for suffix in MODALITIES if suffix.lower() in recipe_names()]

@@ -32,7 +32,7 @@ from pipelines.inputs import (
 )
 from pipelines.interfaces.attribution import check_values
 from pipelines.participant import init_participant_wf
-from pipelines.preprocess import modality
+from pipelines.preprocess import modality_of
 from pipelines.preprocess.modality import Modality
 from pipelines.quality import write_group_quality
 from pipelines.stored_models import StoredModel, choose_model, new_network, stored_folds
@@ -188,7 +188,7 @@ def _readable(scans: Sequence[Scan], diary: Diary) -> list[Scan]:
 
 
 def _modality(settings: Settings) -> Modality:
-    return modality(settings.recipe.input.modality)
+    return modality_of(settings.recipe.input.modality)
 
 
 def _options(settings: Settings) -> Any:

@@ -10,7 +10,7 @@ from pipelines.derivatives import read_table
 from pipelines.heatmaps import Regions
 from pipelines.interfaces.attribution import Surroundings, explain_rows
 from pipelines.interfaces.networks import prediction_keys
-from pipelines.preprocess import modality
+from pipelines.preprocess import modality_of
 from pipelines.stored_models import StoredModel, new_network
 
 
@@ -31,7 +31,7 @@ def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[st
     positive = model.card["Classes"][1]
     predictions = read_table(output_dir / f"group/model-{model_label}_desc-oof_predictions.tsv")
     patients = predictions[predictions["label"] == positive].drop_duplicates("participant_id")
-    kind = modality(model.modality)
+    kind = modality_of(model.modality)
     stored = kind.stored(output_dir, kind.options(model.card["Recipe"]["preprocessing"], 0))
     images = [stored[key] for key in prediction_keys(patients)]
     volumes = np.stack([kind.volume(p, model.grid, model.card["Intensity"]) for p in images])

@@ -420,14 +420,14 @@ class ExplainPerson(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         import torch
 
-        from pipelines.preprocess import modality
+        from pipelines.preprocess import modality_of
         from pipelines.stored_models import StoredModel, column_of
 
         cwd = Path(runtime.cwd)
         model = StoredModel(Path(self.inputs.model))
         card = model.card
         positive = card["Classes"][1]
-        read = modality(model.modality).volume
+        read = modality_of(model.modality).volume
         volume = read(self.inputs.image, model.grid, card["Intensity"])[None]
         networks = [model.network(fold).to(self.inputs.device) for fold in self.inputs.folds]
         with torch.no_grad():

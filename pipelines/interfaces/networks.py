@@ -82,11 +82,11 @@ class PackVolumes(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from models.volumes import write_cache
-        from pipelines.preprocess import modality
+        from pipelines.preprocess import modality_of
         from pipelines.stored_models import grid_from_card
 
         cohort = read_cohort(self.inputs.cohort)
-        grid, kind = grid_from_card(self.inputs.grid), modality(self.inputs.modality)
+        grid, kind = grid_from_card(self.inputs.grid), modality_of(self.inputs.modality)
         images = tqdm(cohort["image"], desc="packing images", unit="image", disable=None)
         volumes = (kind.volume(path, grid, self.inputs.intensity) for path in images)
         folder, keys = Path(runtime.cwd) / "cache", prediction_keys(cohort)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MODALITIES = {"T1w": "t1w"}
 
 
-def modality(suffix: str) -> "Modality":
+def modality_of(suffix: str) -> "Modality":
     """The modality of a BIDS suffix.
 
     Raises

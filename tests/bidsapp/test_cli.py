@@ -11,6 +11,7 @@ import pytest
 from conftest import describe, listing, save_scan
 
 from bidsapp import __version__, cli
+from models.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "nipype", "bids", "ants", "nibabel", "numpy", "pandas", "matplotlib")

@@ -327,7 +327,8 @@ def test_a_stored_model_of_other_images_is_not_used(brainwhy, tmp_path, recipe):
     raw = describe(tmp_path / "raw")
     save_scan(raw, "zero", volume(value=0))
     made = {"registration": "nonlinear", "resolution_mm": 1.0}
-    card = {"Name": "other", "Folds": 0, "Recipe": {"name": "other", "preprocessing": made}}
+    theirs = {"name": "other", "input": {"modality": "T1w"}, "preprocessing": made}
+    card = {"Name": "other", "Folds": 0, "Recipe": theirs}
     write_json(tmp_path / "out/models/model-other/model-other_modelcard.json", card)
     arguments = (raw, tmp_path / "out", "participant", "--recipe", recipe, "--dry-run")
     quiet = brainwhy(*arguments)

@@ -45,6 +45,7 @@ def study(**changes):
             "model": "tiny",
             "classes": ("CN", "AD"),
             "grid": asdict(GRIDS["3mm"]),
+            "modality": "T1w",
             "intensity": "max",
             "network": {"name": "demo"},
             "protocol": {"epochs": 2},

@@ -107,7 +107,7 @@ def test_people_and_sessions_are_independent_branches(scan, tmp_path):
     scans = [scan, Scan("02", "1", scan.path), Scan("02", "2", scan.path)]
     workflow = init_participant_wf(
         scans=scans, output_dir=tmp_path / "out", work_dir=tmp_path / "work",
-        options=T1wOptions(resolution_mm=6.0),
+        modality=MODALITY, options=T1wOptions(resolution_mm=6.0),
     )  # fmt: skip
     names = workflow.list_node_names()
     assert len(names) == 3 * len(SKELETON)
