@@ -16,6 +16,7 @@ from bidsapp.cohort import CohortTable, build_cohort, check_table
 from bidsapp.diary import Diary, tell
 from bidsapp.settings import Settings
 from models.errors import InputError
+from models.training.optimiser import adam
 from models.training.splits import Split, split_people
 from pipelines.atlases import SHIPPED, atlas
 from pipelines.derivatives import label, remove_older, write_dataset, write_table, write_text
@@ -35,7 +36,14 @@ from pipelines.participant import init_participant_wf
 from pipelines.preprocess import modality_of
 from pipelines.preprocess.modality import Modality
 from pipelines.quality import write_group_quality
-from pipelines.stored_models import StoredModel, choose_model, new_network, stored_folds
+from pipelines.stored_models import (
+    StoredModel,
+    choose_model,
+    new_network,
+    sealed,
+    stored_folds,
+)
+from pipelines.transfer import plan_starts
 
 DONE, FAILED = 0, 1
 
@@ -87,7 +95,8 @@ def _check_recipe(settings: Settings) -> None:
     if "group" not in settings.levels or settings.reports_only:
         return
     recipe = settings.recipe
-    new_network(_network(settings), recipe.preprocessing.network_grid)
+    network = new_network(_network(settings), recipe.preprocessing.network_grid)
+    adam(network, recipe.training.protocol)
     atlas(recipe.regions.atlas)
     for attribution in recipe.attribution:
         check_values(attribution)
@@ -259,6 +268,12 @@ def _fitting_model(settings: Settings, diary: Diary) -> StoredModel | None:
     model = choose_model(settings.output_dir, settings.model)
     if model is None:
         return None
+    if not settings.model and _is_foreign_code(model, settings):
+        diary.warn(
+            f"model {model.name} brings a Python file of its own as its network: give --model "
+            f"{model.name} to let it run and to explain with it"
+        )
+        return None
     theirs, ours = model.card["Recipe"], settings.recipe.as_dict()
     for table, key in FITTING:
         if theirs[table].get(key) != ours[table].get(key):
@@ -271,6 +286,12 @@ def _fitting_model(settings: Settings, diary: Diary) -> StoredModel | None:
             diary.warn(f"{sentence} to explain with it")
             return None
     return model
+
+
+def _is_foreign_code(model: StoredModel, settings: Settings) -> bool:
+    """Whether the model's network is a Python file that neither flag nor recipe names."""
+    theirs = model.card.get("Network", {}).get("sha256")
+    return theirs is not None and theirs != sealed(settings.recipe.network).get("sha256")
 
 
 def _lock(work_dir: Path, person: str) -> FileLock:
@@ -323,7 +344,9 @@ def _run_group(
     """Build, run and report the group level of one model; its lock is held."""
     table = settings.work_dir / f"cohort_{name}.tsv"
     write_table(table, cohort.rows)
-    study = _study(settings, name)
+    study = _study(settings, name, splits)
+    for sentence in study.starts.warnings if study.starts else ():
+        diary.warn(sentence)
     card = study.card(settings.recipe.as_dict(), diary.versions, len(splits))
     if settings.force:
         shutil.rmtree(nodes_dir(settings) / f"group_{name}", ignore_errors=True)
@@ -385,16 +408,24 @@ def _splits(settings: Settings, cohort: CohortTable) -> list[Any]:
     )
 
 
-def _study(settings: Settings, name: str) -> Study:
-    recipe = settings.recipe
+def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
+    recipe, network = settings.recipe, _network(settings)
     grid = recipe.preprocessing.network_grid
+    starts = plan_starts(
+        recipe.training.transfer,
+        splits,
+        model=name,
+        network=new_network(network, grid),
+        table=network,
+        output_dir=settings.output_dir,
+    )
     return Study(
         model=name,
         classes=(recipe.cohort.negative, recipe.cohort.positive),
         grid=asdict(grid),
         modality=recipe.input.modality,
         intensity=recipe.preprocessing.intensity,
-        network=_network(settings),
+        network=network,
         protocol=asdict(recipe.training.protocol),
         attributions=recipe.attribution,
         atlas=_atlas_name(recipe.regions.atlas),
@@ -402,13 +433,14 @@ def _study(settings: Settings, name: str) -> Study:
         statistics=recipe.statistics,
         seed=settings.seed,
         volumes=recipe.regions.volumes,
+        starts=starts,
     )
 
 
 def _network(settings: Settings) -> dict[str, Any]:
     """The recipe's network, with as many input channels as the modality has."""
     channels = _modality(settings).channels
-    return ({"channels": channels} if channels > 1 else {}) | settings.recipe.network
+    return sealed(({"channels": channels} if channels > 1 else {}) | settings.recipe.network)
 
 
 def _atlas_name(wanted: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from models.errors import InputError
 from models.grids import GRIDS, Grid
-from models.training.loop import Protocol
+from models.training.protocol import Protocol
+from models.training.transfer import Transfer
 from pipelines.preprocess import MODALITIES
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
 
@@ -77,6 +78,7 @@ class Training:
     test_share: float = 0.2
     validation_share: float = 0.15
     protocol: Protocol = field(default_factory=Protocol)
+    transfer: Transfer = field(default_factory=Transfer)
 
     def __post_init__(self) -> None:
         _one_of("[training] split", self.split, ("kfold", "holdout"))
@@ -84,8 +86,6 @@ class Training:
         _between("[training] repeats", self.repeats, 1)
         _between("[training] test_share", self.test_share, 0.01, 0.9)
         _between("[training] validation_share", self.validation_share, 0, 0.9)
-        _between("[training.protocol] epochs", self.protocol.epochs, 1)
-        _between("[training.protocol] batch_size", self.protocol.batch_size, 1)
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ class Recipe:
     statistics: StatisticsOptions = field(default_factory=StatisticsOptions)
 
     def __post_init__(self) -> None:
+        _check_network(self.network)
         object.__setattr__(self, "attribution", tuple(_named(dict(a)) for a in self.attribution))
         names = [one["name"] for one in self.attribution]
         doubled = sorted({name for name in names if names.count(name) > 1})
@@ -195,7 +196,7 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 
 def read_toml(name_or_path: str) -> dict[str, Any]:
-    """Content of a recipe, unchecked."""
+    """Content of a recipe, unchecked; files that it names are sought beside it."""
     path = Path(name_or_path)
     if name_or_path in recipe_names():
         text = (resources.files("bidsapp") / "recipes" / f"{name_or_path}.toml").read_text()
@@ -209,9 +210,22 @@ def read_toml(name_or_path: str) -> dict[str, Any]:
             f"{', '.join(recipe_names())}"
         )
     try:
-        return tomllib.loads(text)
+        return _anchored(tomllib.loads(text), path.parent if path.is_file() else None)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"recipe {name_or_path}: not valid TOML: {error}") from error
+
+
+def _anchored(table: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Make ``[network] file``, and a folder named by ``[training.transfer] model``, absolute."""
+    training = table.get("training")
+    transfer = training.get("transfer") if isinstance(training, dict) else None
+    for place, key in ((table.get("network"), "file"), (transfer, "model")):
+        if folder is None or not isinstance(place, dict) or not isinstance(place.get(key), str):
+            continue
+        beside = (folder / place[key]).absolute()
+        if key == "file" or (place[key] and beside.is_dir()):
+            place[key] = str(beside)
+    return table
 
 
 def parse(kind: type[T], table: Mapping[str, Any], source: str, where: str = "") -> T:
@@ -237,7 +251,8 @@ def _value(hint: Any, value: Any, source: str, where: str) -> Any:
     base = get_origin(hint) or hint
     if base in (Union, UnionType):
         listed = isinstance(value, list | tuple)
-        kinds = [one for one in get_args(hint) if (get_origin(one) is tuple) == listed]
+        kinds = [one for one in get_args(hint) if isinstance(value, get_origin(one) or one)]
+        kinds = kinds or [one for one in get_args(hint) if (get_origin(one) is tuple) == listed]
         kind = (kinds or get_args(hint))[0]
         return value if value is None else _value(kind, value, source, where)
     if base is tuple:
@@ -249,6 +264,16 @@ def _value(hint: Any, value: Any, source: str, where: str) -> Any:
     if isinstance(value, base) and not (base is int and isinstance(value, bool)):
         return value
     raise InputError(f"recipe {source}: {where} must be {base.__name__}, not {value!r}")
+
+
+def _check_network(network: Mapping[str, Any]) -> None:
+    if ("name" in network) == ("file" in network):
+        raise InputError(
+            "[network]: give either the name of a network or the file of your own "
+            f"(there: {', '.join(network) or 'nothing'})"
+        )
+    if "sha256" in network:
+        raise InputError("[network] sha256: is written by the app; leave it out")
 
 
 def _named(attribution: dict[str, Any]) -> dict[str, Any]:

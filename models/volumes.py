@@ -33,12 +33,15 @@ class VolumeCache:
         The grid of all images.
     content_hash : str
         SHA-256 over the voxels, the keys and the grid: what a model trained on this cache names.
+    image_hashes : list of str
+        SHA-256 over the voxels of each image: the same image has the same under any name.
     """
 
     volumes: np.ndarray
     keys: list[tuple[str, str]]
     grid: Grid
     content_hash: str
+    image_hashes: list[str]
 
     def rows(self, keys: Iterable[tuple[str, str]]) -> list[int]:
         """Row number of each (participant, session)."""
@@ -66,14 +69,17 @@ def write_cache(
         shape=(len(keys), channels, *grid.shape),
     )
     digest = hashlib.sha256(repr((list(keys), grid)).encode())
+    hashes = []
     for row, (_, volume) in enumerate(zip(keys, volumes, strict=True)):
         packed[row] = volume
         digest.update(packed[row].tobytes())
+        hashes.append(hashlib.sha256(packed[row].tobytes()).hexdigest())
     packed.flush()
     index = {
         "keys": [list(key) for key in keys],
         "grid": [grid.name, list(grid.shape), grid.voxel_mm, list(grid.origin_mm)],
         "content_hash": digest.hexdigest(),
+        "image_hashes": hashes,
     }
     partial = folder / "index.json.part"
     partial.write_text(json.dumps(index))
@@ -90,6 +96,7 @@ def open_cache(folder: Path) -> VolumeCache:
         keys=[(participant, session) for participant, session in index["keys"]],
         grid=Grid(name, tuple(shape), voxel_mm, tuple(origin)),
         content_hash=index["content_hash"],
+        image_hashes=index["image_hashes"],
     )
 
 

@@ -11,7 +11,7 @@ from pipelines.heatmaps import Regions
 from pipelines.interfaces.attribution import Surroundings, explain_rows
 from pipelines.interfaces.networks import prediction_keys
 from pipelines.preprocess import modality_of
-from pipelines.stored_models import StoredModel, new_network
+from pipelines.stored_models import StoredModel
 
 
 def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[str, nib.Nifti1Image]:
@@ -36,7 +36,7 @@ def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[st
     images = [stored[key] for key in prediction_keys(patients)]
     volumes = np.stack([kind.volume(p, model.grid, model.card["Intensity"]) for p in images])
     torch.manual_seed(seed)
-    network = new_network(model.card["Network"], model.grid).eval()
+    network = model.new_network().eval()
     around = Surroundings.on(model.grid, Regions.on(model.card["Atlas"], model.grid))
     rows, maps = list(range(len(volumes))), {}
     for attribution in model.card["Attributions"]:

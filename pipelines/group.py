@@ -16,6 +16,8 @@ from pipelines.interfaces.networks import PackVolumes, Predictions, TrainFold
 from pipelines.interfaces.sink import SaveProducts
 from pipelines.interfaces.statistics import VoxelwiseTest, check_columns
 from pipelines.statistics import StatisticsOptions
+from pipelines.stored_models import network_file
+from pipelines.transfer import Starts
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Study:
     seed : int
     volumes : dict
         Region, sides joined, to the column of the cohort table that holds its volume.
+    starts : Starts, optional
+        Stored networks that the folds start from.
     """
 
     model: str
@@ -61,23 +65,29 @@ class Study:
     statistics: StatisticsOptions
     seed: int
     volumes: Mapping[str, str] = field(default_factory=dict)
+    starts: Starts | None = None
 
     def card(self, recipe: Mapping[str, Any], versions: Mapping[str, str], folds: int) -> dict:
         """The model card without its results."""
+        network, recipe = dict(self.network), dict(recipe)
+        if "file" in network:  # the model's folder holds a copy
+            network["file"] = Path(network_file(self.model)).name
+            recipe["network"] = network
         return {
             "Name": self.model,
             "Classes": list(self.classes),
             "Grid": dict(self.grid),
             "Modality": self.modality,
             "Intensity": self.intensity,
-            "Network": dict(self.network),
+            "Network": network,
             "Protocol": dict(self.protocol),
             "Attributions": [dict(one) for one in self.attributions],
             "Atlas": self.atlas,
             "Seed": self.seed,
             "Folds": folds,
             "Versions": dict(versions),
-            "Recipe": dict(recipe),
+            "Recipe": recipe,
+            "Transfer": self.starts.provenance if self.starts else None,
             "IntendedUse": "research; not a medical device",
         }
 
@@ -230,11 +240,12 @@ class _Plan:
                 force=force,
                 **self._gpu,
             ),
-            iterfield=["split"],
+            iterfield=["split", "transfer"],
             name="train",
             mem_gb=3,
         )
         train.inputs.split = self.folds
+        train.inputs.transfer = study.starts.folds if study.starts else [{} for _ in self.folds]
         return pack, train, pe.Node(Predictions(card=dict(card), **self._shared), name="predict")
 
     def explanation(self) -> tuple[pe.MapNode, pe.MapNode, pe.Node]:

@@ -1,5 +1,6 @@
 """Trained models on disk: weights, splits and the model card below ``models/``."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import nn
 
 from models.errors import InputError
 from models.grids import Grid
-from models.networks import build
+from models.networks import build, own
 from models.training.splits import Split
 from pipelines.derivatives import label, read_table, write_table
 
@@ -28,6 +29,11 @@ def model_file(model: str, suffix: str, extension: str, fold: int | None = None)
     """Path of one of a model's files below the output folder."""
     part = f"_fold-{fold}" if fold is not None else ""
     return f"{model_folder(model)}/model-{model}{part}_{suffix}{extension}"
+
+
+def network_file(model: str) -> str:
+    """Path of the Python file of a model whose network is a user's."""
+    return model_file(model, "network", ".py")
 
 
 @dataclass(frozen=True)
@@ -81,24 +87,47 @@ class StoredModel:
         """
         allowed, known = [], False
         for fold in self.folds:
-            path = self.folder / f"model-{self.name}_fold-{fold}_split.tsv"
-            if not path.exists():
-                raise InputError(
-                    f"{path}: missing, so who trained this fold is not known; copy the model's "
-                    "folder whole, or run the group level again"
-                )
-            split = read_table(path)
+            split = self._split(fold)
             roles = split.loc[split["participant_id"] == f"sub-{participant}", "role"]
             known |= len(roles) > 0
             if all(role == "test" for role in roles):
                 allowed.append(fold)
         return allowed, known
 
+    def new_network(self) -> nn.Module:
+        """Its network with freshly drawn weights.
+
+        Where the network is a user's, this runs the Python file in the model's folder.
+        """
+        table = dict(self.card["Network"])
+        if "file" in table:
+            table["file"] = str(self.folder / table["file"])
+        return new_network(table, self.grid)
+
     def network(self, fold: int) -> nn.Module:
         """The trained network of a fold, in eval mode."""
-        network = new_network(self.card["Network"], self.grid)
+        network = self.new_network()
         network.load_state_dict(load_file(self.weights(fold)))
         return network.eval()
+
+    def seen_by(self, fold: int) -> set[str]:
+        """Participants (without ``sub-``) on whom a fold was trained or validated."""
+        split = self._split(fold)
+        seen = split.loc[split["role"].isin(("train", "validation")), "participant_id"]
+        return set(seen.str.removeprefix("sub-"))
+
+    def _split(self, fold: int) -> pd.DataFrame:
+        path = self.folder / f"model-{self.name}_fold-{fold}_split.tsv"
+        if not path.exists():
+            raise InputError(
+                f"{path}: missing, so who trained this fold is not known; copy the model's "
+                "folder whole, or run the group level again"
+            )
+        return read_table(path)
+
+    def history(self, fold: int) -> pd.DataFrame:
+        """History of a fold's training, a row per epoch."""
+        return read_table(self.folder / f"model-{self.name}_fold-{fold}_history.tsv")
 
 
 def grid_from_card(entry: Mapping[str, Any]) -> Grid:
@@ -107,9 +136,58 @@ def grid_from_card(entry: Mapping[str, Any]) -> Grid:
 
 
 def new_network(network: Mapping[str, Any], grid: Grid) -> nn.Module:
-    """A network with fresh weights; ``network`` is the recipe's table."""
-    options = {key: value for key, value in network.items() if key != "name"}
-    return build(network["name"], grid.shape, **options)
+    """A network with fresh weights.
+
+    Parameters
+    ----------
+    network : mapping
+        The recipe's table: the ``name`` of a network or a Python ``file`` (which is run), and
+        options of its ``build``. With a ``sha256``, the file must be the one that has it.
+
+    Raises
+    ------
+    models.errors.InputError
+        It cannot be built on this grid, or the file is missing or has been changed.
+    """
+    options = {key: value for key, value in network.items() if key not in IDENTITY}
+    if "file" not in network:
+        return build(network["name"], grid.shape, **options)
+    source = _source(network["file"])
+    if _sha256(source) != network.get("sha256", _sha256(source)):
+        raise InputError(
+            f"{network['file']}: was changed after the run or model that names it; put the file "
+            "back as it was, or run the group level again"
+        )
+    return own.build(source, network["file"], grid.shape, **options)
+
+
+IDENTITY = ("name", "file", "sha256")
+
+
+def sealed(network: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's table with the hash of the user's file, where it names one."""
+    if "file" not in network:
+        return dict(network)
+    return dict(network) | {"sha256": _sha256(_source(network["file"]))}
+
+
+def identity(network: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the table decides the network: wherever a user's file lies, its content does."""
+    return {key: value for key, value in network.items() if key != "file"}
+
+
+def _source(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"[network] file {file}: cannot be read ({error}); name a Python file that defines "
+            "build(shape, *, channels=1, outputs=2)"
+        ) from error
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_weights(network: nn.Module, path: Path, made_by: str) -> None:
@@ -141,13 +219,17 @@ def write_split(split: Split, path: Path) -> None:
     write_table(path, pd.DataFrame(rows, columns=["participant_id", "repeat", "fold", "role"]))
 
 
-def choose_model(output_dir: Path, wanted: str | None) -> StoredModel | None:
-    """The stored model to explain with.
+def choose_model(
+    output_dir: Path, wanted: str | None, *, option: str = "--model"
+) -> StoredModel | None:
+    """The stored model that a flag or a recipe asks for.
 
     Parameters
     ----------
     wanted : str, optional
-        ``--model``: a name below ``output_dir/models``, or a model's folder anywhere.
+        A name below ``output_dir/models``, or a model's folder anywhere.
+    option : str
+        What asks for it, for errors.
 
     Returns
     -------
@@ -173,13 +255,13 @@ def choose_model(output_dir: Path, wanted: str | None) -> StoredModel | None:
     if Path(wanted).is_dir():
         given = Path(wanted)
         if not list(given.glob("model-*_modelcard.json")):
-            raise InputError(f"--model {wanted}: the folder holds no model-*_modelcard.json")
+            raise InputError(f"{option} {wanted}: the folder holds no model-*_modelcard.json")
         return StoredModel(given)
     for model in stored:
         if model.name in (wanted, label(wanted)):
             return model
     names = ", ".join(model.name for model in stored) or "none"
-    raise InputError(f"--model {wanted}: not below {output_dir}/models (there: {names})")
+    raise InputError(f"{option} {wanted}: not below {output_dir}/models (there: {names})")
 
 
 def column_of(card: Mapping[str, Any], target: str) -> int:

@@ -88,6 +88,8 @@ def test_every_module_says_what_it_is_and_nothing_prints_or_unpickles(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
     called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    if path.name == "own.py":  # the one place that runs what a user wrote
+        called.remove("exec")
     assert not called & {"print", "eval", "exec", "pickle.load", "pickle.loads", "os.system"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -190,13 +191,16 @@ _INTERVALS = (
 
 
 def _network(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
-    name = (recipe.get("network") or {}).get("name")
-    if not name:
+    table = recipe.get("network") or {}
+    name = table.get("name")
+    if not name and not table.get("file"):
         return ""
+    own = f"The classifier was a network of our own ({PurePath(table.get('file', '')).name})."
     training = recipe.get("training") or {}
     protocol = {**training, **(training.get("protocol") or {})}
     return _sentences(
-        _NETWORKS.get(name, f"The classifier was the network named “{name}”."),
+        _NETWORKS.get(name, f"The classifier was the network named “{name}”.") if name else own,
+        _start(training.get("transfer") or {}),
         _task(recipe.get("cohort") or {}),
         _optimiser(protocol, versions),
         _stopping(protocol),
@@ -223,21 +227,63 @@ def _optimiser(training: Mapping[str, Any], versions: Mapping[str, str]) -> str 
     ]
     if not facts:
         return None
-    cycle = ", one-cycle schedule [@smith2019]" if training.get("schedule") == "onecycle" else ""
-    return (
-        f"Training used Adam [@kingma2015] ({', '.join(facts)}{cycle}) in PyTorch [@paszke2019]"
+    layers = training.get("weight_decay_layers")
+    if layers:
+        facts.append(f"the penalty on the weights of the layers {listing(layers)} only")
+    rate = _SCHEDULES.get(str(training.get("schedule")), "").format(**training)
+    used = (
+        f"Training used Adam [@kingma2015] ({', '.join(facts)}{rate}) in PyTorch [@paszke2019]"
         f"{_version(versions, 'torch')}."
     )
+    return _sentences(used, _loss(training))
+
+
+_SCHEDULES = {
+    "onecycle": ", one-cycle schedule [@smith2019]",
+    "step": ", the rate multiplied by {decay:g} every {decay_every} epochs",
+    "inverse": ", the rate divided by 1 + {decay:g} times the number of updates",
+}
+
+
+def _loss(training: Mapping[str, Any]) -> str | None:
+    smoothing = training.get("label_smoothing")
+    changed = []
+    if training.get("class_weights") == "balanced":
+        changed.append("classes weighted by the inverse of their frequency in the training part")
+    if smoothing:
+        changed.append(f"labels smoothed by {number(smoothing)}")
+    return f"The loss was the cross-entropy, {' and '.join(changed)}." if changed else None
+
+
+def _start(transfer: Mapping[str, Any]) -> str | None:
+    if not transfer.get("model"):
+        return None
+    frozen, new = transfer.get("freeze"), transfer.get("head") == "new"
+    trained = f"all but the layers {listing(frozen)}" if frozen else "all layers"
+    head = "; the last layer was drawn afresh" if new else ""
+    return (
+        f"Its weights started from those of the model “{PurePath(transfer['model']).name}”; "
+        f"{trained} were trained{head}."
+    )
+
+
+_BEST = {
+    "validation_balanced_accuracy": "best validation balanced accuracy",
+    "validation_accuracy": "best validation accuracy",
+    "validation_auc": "best validation area under the ROC curve",
+    "validation_loss": "lowest validation loss",
+}
 
 
 def _stopping(training: Mapping[str, Any]) -> str | None:
     epochs, patience = training.get("epochs"), training.get("patience")
-    kept = {
-        "validation_balanced_accuracy": "the epoch with the best validation balanced accuracy",
-        "validation_loss": "the epoch with the lowest validation loss",
-        "last": "the last epoch",
-    }.get(str(training.get("select")))
-    early = f", stopping after {patience} epochs without improvement" if patience else ""
+    select, stop = str(training.get("select")), training.get("stop")
+    kept = f"the epoch with the {_BEST[select]}" if select in _BEST else ""
+    kept = "the last epoch" if select == "last" else kept
+    of = f" of the {_BEST[stop].split(' ', 1)[1]}" if stop in _BEST and stop != select else ""
+    early = f", stopping after {patience} epochs without improvement{of}" if patience else ""
+    ignored = training.get("ignore_epochs")
+    early += f", the first {ignored} not counted" if ignored else ""
     length = f"Training ran for at most {epochs} epochs{early}" if epochs else ""
     keeping = f"the weights of {kept} were kept" if kept else ""
     joined = "; ".join(part for part in (length, keeping) if part)

@@ -420,6 +420,7 @@ class ExplainPerson(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         import torch
 
+        from models.training.objective import log_odds, probability
         from pipelines.preprocess import modality_of
         from pipelines.stored_models import StoredModel, column_of
 
@@ -439,8 +440,8 @@ class ExplainPerson(SimpleInterface):
             ids,
             model.name,
             card["Classes"],
-            float(scores.softmax(1)[:, 1].mean()),
-            float((scores[:, 1] - scores[:, 0]).mean()),
+            float(probability(scores).mean()),
+            float(log_odds(scores).mean()),
             self.inputs.folds,
             known=self.inputs.known,
             modality=model.modality,

@@ -23,7 +23,7 @@ from pipelines.heatmaps import Products, person_prediction
 log = logging.getLogger("brainwhy.training")
 
 
-REVISION = 1  # raised when the same images and settings would give other weights
+REVISION = 2  # raised when the same images and settings would give other weights
 
 
 def read_cohort(path: str | Path) -> pd.DataFrame:
@@ -48,6 +48,11 @@ def prediction_keys(table: pd.DataFrame) -> list[tuple[str, str]]:
         (str(row.participant_id).removeprefix("sub-"), session_label(row))
         for row in table.itertuples()
     ]
+
+
+def image_name(participant: str, session: str) -> str:
+    """``sub-01`` or ``sub-01_ses-1`` of an image's key."""
+    return f"sub-{participant}" + f"_ses-{session}" * bool(session)
 
 
 def rows_of(cohort: pd.DataFrame, people: list[str], use: str) -> list[int]:
@@ -105,6 +110,7 @@ class TrainFoldInputSpec(BaseInterfaceInputSpec):
     protocol = traits.Dict(mandatory=True)
     seed = traits.Int(mandatory=True)
     model = traits.Str(mandatory=True, desc="label of the model")
+    transfer = traits.Dict({}, usedefault=True, desc="stored network that the weights start from")
     stored = traits.Str("", usedefault=True, desc="output folder that may hold this very fold")
     force = traits.Bool(False, usedefault=True)
     device = traits.Str("cpu", usedefault=True, nohash=True)
@@ -115,7 +121,7 @@ class TrainFoldOutputSpec(TraitedSpec):
     weights = File(exists=True)
     history = File(exists=True, desc="one row per epoch")
     scores = File(exists=True, desc="scores of the test images")
-    products = traits.Dict(desc="weights, split, history")
+    products = traits.Dict(desc="weights, split, history, table of images, network of a user")
 
 
 class TrainFold(SimpleInterface):
@@ -128,6 +134,7 @@ class TrainFold(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from models.training.splits import Split
         from models.volumes import open_cache
+        from pipelines import stored_models, transfer
         from pipelines.stored_models import made_by, model_file, write_split
 
         cwd, split = Path(runtime.cwd), Split(**self.inputs.split)
@@ -142,9 +149,10 @@ class TrainFold(SimpleInterface):
             self.inputs.content_hash,
             _uses(read_cohort(self.inputs.cohort)),
             self.inputs.split,
-            self.inputs.network,
+            stored_models.identity(self.inputs.network),
             self.inputs.protocol,
             self.inputs.seed,
+            transfer.identity(self.inputs.transfer),
         )
         old = {name: Path(self.inputs.stored) / path for name, path in paths.items()}
         if self.inputs.stored and not self.inputs.force and made_by(old["weights"]) == this:
@@ -159,23 +167,44 @@ class TrainFold(SimpleInterface):
         self._results["weights"] = str(files["weights"])
         self._results["history"] = str(files["history"])
         self._results["scores"] = str(cwd / "scores.tsv")
+        files |= self._shared(cwd, cache, paths)
         self._results["products"] = {
             path: {"file": str(files[name]), "sidecar": None} for name, path in paths.items()
         }
         return runtime
 
+    def _shared(self, cwd: Path, cache: Any, paths: dict[str, str]) -> dict[str, Path]:
+        """What belongs to the model and is the same from every fold; its places join ``paths``."""
+        from pipelines.stored_models import network_file
+        from pipelines.transfer import images_file, write_images
+
+        paths["images"] = images_file(self.inputs.model)
+        files = {"images": cwd / "images.tsv"}
+        write_images(files["images"], cache.keys, cache.image_hashes)
+        if "file" in self.inputs.network:
+            paths["network"] = network_file(self.inputs.model)
+            files["network"] = cwd / "network.py"
+            copyfile(self.inputs.network["file"], files["network"])
+        return files
+
     def _train(self, files: dict[str, Path], split: Any, this: str) -> None:
         import torch
 
         from models.training.augmentation import Augmentation
-        from models.training.loop import Protocol, train
+        from models.training.loop import train
+        from models.training.protocol import Protocol
         from models.volumes import open_cache
         from pipelines.stored_models import new_network, save_weights
+        from pipelines.transfer import check_images, start
 
         cohort, cache = read_cohort(self.inputs.cohort), open_cache(Path(self.inputs.cache))
         seed = self.inputs.seed + split.number
         torch.manual_seed(seed)
         network = new_network(self.inputs.network, cache.grid)
+        names = [image_name(*key) for key in cache.keys]
+        tested = rows_of(cohort, split.people("test"), "test")
+        check_images(self.inputs.transfer, {names[i]: cache.image_hashes[i] for i in tested})
+        start(network, self.inputs.transfer)
         options = dict(self.inputs.protocol)
         protocol = Protocol(augmentation=Augmentation(**options.pop("augmentation", {})), **options)
         history = train(
@@ -188,6 +217,7 @@ class TrainFold(SimpleInterface):
             seed=seed,
             device=self.inputs.device,
             checkpoint=files["weights"].with_name(f"checkpoint-{this[:16]}.pt"),
+            names=names,
             report=lambda row: log.info(
                 "fold %d, epoch %d: training loss %.3f",
                 split.number,
@@ -203,7 +233,8 @@ class TrainFold(SimpleInterface):
     ) -> pd.DataFrame:
         from safetensors.torch import load_file
 
-        from models.training.loop import predict
+        from models.training.evaluation import predict
+        from models.training.objective import log_odds, probability
         from pipelines.stored_models import new_network
 
         network = new_network(self.inputs.network, cache.grid)
@@ -218,8 +249,8 @@ class TrainFold(SimpleInterface):
                 "repeat": split.repeat,
                 "fold": split.fold,
                 "number": split.number,
-                "score": (scores[:, 1] - scores[:, 0]).numpy(),
-                "probability": scores.softmax(1)[:, 1].numpy(),
+                "score": log_odds(scores).numpy(),
+                "probability": probability(scores).numpy(),
             }
         )
 

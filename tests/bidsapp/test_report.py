@@ -899,6 +899,43 @@ def test_methods_know_the_nested_protocol():
     assert "stopping after" not in text
 
 
+def test_methods_know_every_protocol():
+    protocol = {
+        "epochs": 200,
+        "patience": 15,
+        "select": "validation_accuracy",
+        "stop": "validation_loss",
+        "ignore_epochs": 5,
+        "schedule": "inverse",
+        "decay": 0.002,
+        "decay_every": 50,
+        "learning_rate": 5e-4,
+        "weight_decay": 0.02,
+        "weight_decay_layers": ["8", "10"],
+        "class_weights": "balanced",
+        "label_smoothing": 0.1,
+    }
+    training = {"split": "kfold", "folds": 5, "protocol": protocol}
+    training["transfer"] = {"model": "/home/somebody/models/model-adt1w", "freeze": ["0"]}
+    network = {"file": "/home/somebody/mynet.py"}
+    text = str(methods_text(RECIPE | {"training": training, "network": network}, {}))
+    for words in (
+        "a network of our own (mynet.py)",
+        "started from those of the model “model-adt1w”; all but the layers 0 were trained.",
+        "the rate divided by 1 + 0.002 times the number of updates",
+        "the penalty on the weights of the layers 8 and 10 only",
+        "stopping after 15 epochs without improvement of the validation loss, the first 5 not",
+        "the weights of the epoch with the best validation accuracy were kept",
+        "by the inverse of their frequency in the training part and labels smoothed by 0.1",
+    ):
+        assert words in text, words
+    assert "somebody" not in text
+    protocol |= {"schedule": "step", "decay": 0.96, "stop": ""}
+    text = str(methods_text(RECIPE | {"training": training}, {}))
+    assert "multiplied by 0.96 every 50 epochs" in text
+    assert "without improvement, the first 5" in text
+
+
 def test_methods_say_how_people_were_tested():
     kfold = {"split": "kfold", "folds": 5, "test_share": 0.2}
     text = str(methods_text(RECIPE | {"training": kfold}, {}))

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from hashlib import sha256
 from pathlib import Path
 
 import nibabel as nib
@@ -338,3 +339,33 @@ def test_a_stored_model_of_other_images_is_not_used(brainwhy, tmp_path, recipe):
     assert asked.code == 64
     assert "--model other" in asked.said
     assert "--recipe other" in asked.said
+
+
+def test_a_model_that_brings_code_runs_it_only_when_named(brainwhy, tmp_path, recipe):
+    raw = describe(tmp_path / "raw")
+    save_scan(raw, "zero", volume(value=0))
+    theirs = load_recipe(str(recipe)).as_dict()
+    network = {"file": "model-other_network.py", "sha256": "0" * 64}
+    card = {"Name": "other", "Folds": 0, "Recipe": theirs, "Network": network}
+    write_json(tmp_path / "out/models/model-other/model-other_modelcard.json", card)
+    arguments = (raw, tmp_path / "out", "participant", "--recipe", recipe, "--dry-run")
+    quiet = brainwhy(*arguments)
+    assert quiet.code == 0
+    assert "give --model other to let it run" in quiet.said
+    assert "then explained" not in quiet.said
+    assert "then explained with model other" in brainwhy(*arguments, "--model", "other").said
+
+
+def test_a_recipe_that_names_the_same_file_lets_it_run(brainwhy, tmp_path, recipe):
+    raw = describe(tmp_path / "raw")
+    save_scan(raw, "zero", volume(value=0))
+    (tmp_path / "net.py").write_text("def build(shape, **options): pass\n")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(recipe.read_text().replace('name = "demo"', 'file = "net.py"'))
+    sealed = sha256((tmp_path / "net.py").read_bytes()).hexdigest()
+    network = {"file": "model-tiny_network.py", "sha256": sealed}
+    theirs = load_recipe(str(mine)).as_dict()
+    card = {"Name": "tiny", "Folds": 0, "Recipe": theirs, "Network": network}
+    write_json(tmp_path / "out/models/model-tiny/model-tiny_modelcard.json", card)
+    said = brainwhy(raw, tmp_path / "out", "participant", "--recipe", mine, "--dry-run").said
+    assert "then explained with model tiny" in said

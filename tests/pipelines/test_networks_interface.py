@@ -1,20 +1,24 @@
 """What makes a fold, and what may stand in for it."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from models.errors import InputError
 from models.grids import Grid
 from models.volumes import write_cache
-from pipelines.derivatives import place, remove_older, write_table
+from pipelines.derivatives import place, read_table, remove_older, write_table
 from pipelines.images import network_input, write_nifti
 from pipelines.interfaces.attribution import check_values
 from pipelines.interfaces.networks import TrainFold
 from pipelines.interfaces.sink import SaveProducts
-from pipelines.stored_models import made_by
+from pipelines.stored_models import StoredModel, made_by, sealed
 
 GRID = Grid("22", (22, 22, 22), 3.0, (0.0, 0.0, 0.0))
 PEOPLE = ("01", "02", "03", "04", "05", "06")
@@ -39,9 +43,10 @@ def cohort(tmp_path):
     return table, cache
 
 
-def train(folder, cohort, output_dir):
+def train(folder, cohort, output_dir, **inputs):
     """Run one fold in ``folder``, save it to ``output_dir`` and say what it was made of."""
     table, cache = cohort
+    inputs = {"network": {"name": "demo"}, "model": "m"} | inputs
     folder.mkdir()
     write_table(folder / "cohort.tsv", table)
     fold = TrainFold(
@@ -49,11 +54,10 @@ def train(folder, cohort, output_dir):
         content_hash=cache.content_hash,
         cohort=folder / "cohort.tsv",
         split={"repeat": 1, "fold": 1, "number": 1, "roles": ROLES},
-        network={"name": "demo"},
         protocol={"epochs": 1, "select": "last", "patience": 0},
         seed=0,
-        model="m",
         stored=str(output_dir),
+        **inputs,
     )
     outputs = fold.run(cwd=folder).outputs
     for relative, product in outputs.products.items():
@@ -72,6 +76,92 @@ def test_a_stored_fold_is_taken_only_for_the_same_labels_and_uses(cohort, tmp_pa
     assert list((tmp_path / "c").glob("checkpoint-*"))
     fewer = table.assign(train=[True] * 3 + [False] + [True] * 2)
     assert train(tmp_path / "d", (fewer, cache), output_dir) != first
+
+
+OWN = """\
+from torch import nn
+
+
+def build(shape, *, channels=1, outputs=2, width=2):
+    return nn.Sequential(
+        nn.Conv3d(channels, width, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool3d(2), nn.Flatten(),
+        nn.Linear(8 * width, outputs),
+    )
+"""
+
+
+def test_a_users_network_of_one_logit_is_trained_stored_and_rebuilt(cohort, tmp_path):
+    file = tmp_path / "mynet.py"
+    file.write_text(OWN)
+    network = sealed({"file": str(file), "outputs": 1, "width": 3})
+    first = train(tmp_path / "a", cohort, tmp_path / "out", network=network)
+    scores = read_table(tmp_path / "a/scores.tsv")
+    odds = np.log(scores["probability"] / (1 - scores["probability"]))
+    assert np.allclose(odds, scores["score"], atol=1e-5)
+
+    # A copy lies in the model's folder, which is enough to build the network again.
+    table = network | {"file": "model-m_network.py"}
+    card = {"Network": table, "Grid": asdict(GRID), "Folds": 1, "Classes": ["CN", "AD"]}
+    model = StoredModel(tmp_path / "out/models/model-m")
+    (model.folder / "model-m_modelcard.json").write_text(json.dumps(card))
+    file.unlink()
+    batch = torch.from_numpy(np.stack([cohort[1].volumes[row] for row in (4, 5)]).astype("f4"))
+    with torch.no_grad():
+        again = model.network(1)(batch)
+    assert np.allclose(again[:, 0], scores["score"], atol=1e-5)
+
+    # The file's content makes the fold, its place does not.
+    moved = tmp_path / "elsewhere.py"
+    moved.write_text(OWN)
+    network = sealed({"file": str(moved), "outputs": 1, "width": 3})
+    assert train(tmp_path / "b", cohort, tmp_path / "out", network=network) == first
+    assert not list((tmp_path / "b").glob("checkpoint-*"))
+    moved.write_text(OWN + "# changed\n")
+    network = sealed({"file": str(moved), "outputs": 1, "width": 3})
+    assert train(tmp_path / "c", cohort, tmp_path / "out", network=network) != first
+    (model.folder / "model-m_network.py").write_text(OWN.replace("ReLU", "ELU"))
+    with pytest.raises(InputError, match=r"model-m_network\.py: was changed after"):
+        model.new_network()
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(InputError, match=r"\[network\] file /nowhere/net\.py: cannot be read"):
+        sealed({"file": "/nowhere/net.py"})
+
+
+def test_a_fold_that_starts_from_a_stored_one_is_another_fold(cohort, tmp_path):
+    out = tmp_path / "out"
+    first = train(tmp_path / "a", cohort, out, model="source")
+    plan = {"model": str(out / "models/model-source"), "name": "source", "fold": 1,
+            "fingerprint": first, "freeze": ["0", "1"], "head": "new"}  # fmt: skip
+    second = train(tmp_path / "b", cohort, out, transfer=plan)
+    assert second != first
+    one, other = (
+        load_file(out / f"models/model-{m}/model-{m}_fold-1_weights.safetensors")
+        for m in ("source", "m")
+    )
+    frozen = [name for name in one if name.startswith(("0.", "1."))]
+    assert len(frozen) == 7
+    assert all(torch.equal(one[name], other[name]) for name in frozen)
+    assert not torch.equal(one["4.weight"], other["4.weight"])
+    assert train(tmp_path / "c", cohort, out, transfer=plan | {"head": "keep"}) != second
+
+
+def test_a_fold_does_not_start_from_a_network_that_knows_its_test_images(cohort, tmp_path):
+    cache = cohort[1]
+    first = train(tmp_path / "a", cohort, tmp_path / "out", model="source")
+    plan = {"model": str(tmp_path / "out/models/model-source"), "name": "source", "fold": 1,
+            "fingerprint": first, "freeze": [], "head": "keep"}  # fmt: skip
+    fold = TrainFold(
+        cache=str(tmp_path / "cache"), content_hash=cache.content_hash,
+        cohort=tmp_path / "a/cohort.tsv", network={"name": "demo"}, seed=0, model="m",
+        split={"repeat": 1, "fold": 1, "number": 1,
+               "roles": dict.fromkeys(PEOPLE[2:], "train") | dict.fromkeys(PEOPLE[:2], "test")},
+        protocol={"epochs": 1, "select": "last"}, transfer=plan,
+    )  # fmt: skip
+    (tmp_path / "b").mkdir()
+    with pytest.raises(InputError, match=r"sub-01 = sub-01 there, sub-02 = sub-02 there"):
+        fold.run(cwd=tmp_path / "b")
 
 
 def test_a_killed_fold_finds_its_checkpoint_again():

@@ -1,0 +1,93 @@
+"""What a network says of people, and how good that is."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import nn
+
+from models.training.batches import batches, read
+from models.training.objective import Objective, log_odds
+from models.training.protocol import METRICS
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    volumes: np.ndarray,
+    rows: Sequence[int],
+    batch_size: int = 4,
+    device: str = "cpu",
+) -> torch.Tensor:
+    """Scores before softmax or sigmoid; every mode is kept.
+
+    Parameters
+    ----------
+    model : nn.Module
+        On ``device``.
+    volumes : (images, C, x, y, z) array
+    rows : sequence of int
+
+    Returns
+    -------
+    (len(rows), outputs) float32 tensor on the CPU
+    """
+    with _evaluating(model):
+        scores = [
+            model(read(volumes, batch).to(device)).float().cpu()
+            for batch in batches(list(rows), batch_size)
+        ]
+    return torch.cat(scores) if scores else torch.empty(0, 2)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def evaluate(
+    model: nn.Module,
+    volumes: np.ndarray,
+    labels: np.ndarray,
+    rows: Sequence[int],
+    batch_size: int,
+    device: str,
+    objective: Objective | None = None,
+) -> dict[str, float]:
+    """Loss, accuracy, balanced accuracy and area under the ROC curve of the validation rows.
+
+    The loss is that of ``objective``, class weights and smoothing included, so that it can be held
+    against the training loss.
+
+    Returns
+    -------
+    dict
+        Keys as in `models.training.protocol.METRICS`; NaN where there are no rows.
+    """
+    if not len(rows):
+        return dict.fromkeys(METRICS, float("nan"))
+    scores = predict(model, volumes, rows, batch_size, device)
+    truth = np.asarray(labels, bool)[list(rows)]
+    odds = log_odds(scores).numpy()
+    hit = (odds > 0) == truth
+    return {
+        "validation_loss": (objective or Objective()).losses(scores, truth).mean().item(),
+        "validation_accuracy": float(hit.mean()),
+        "validation_balanced_accuracy": float((hit[truth].mean() + hit[~truth].mean()) / 2),
+        "validation_auc": _area(odds, truth),
+    }
+
+
+def _area(odds: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the pairs of a patient and a control that the patient wins; a tie is half won."""
+    patients, controls = int(truth.sum()), int((~truth).sum())
+    won = rankdata(odds)[truth].sum() - patients * (patients + 1) / 2
+    return float(won / (patients * controls)) if patients and controls else float("nan")
