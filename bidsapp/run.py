@@ -14,15 +14,25 @@ from nipype.pipeline import engine as pe
 from bidsapp import __version__
 from bidsapp.cohort import CohortTable, build_cohort, check_table
 from bidsapp.diary import Diary, tell
-from bidsapp.settings import Settings
+from bidsapp.settings import Recipe, Settings
+from models.attribution import OF_REGIONS
 from models.errors import InputError
 from models.training.optimiser import adam
 from models.training.splits import Split, split_people
 from pipelines.atlases import SHIPPED, atlas
-from pipelines.derivatives import label, remove_older, write_dataset, write_table, write_text
+from pipelines.derivatives import (
+    OWN_SPACE,
+    SPACE,
+    label,
+    remove_older,
+    write_dataset,
+    write_table,
+    write_text,
+)
 from pipelines.execution import Failure, Resources, run_workflow
 from pipelines.explain import init_explain_wf
 from pipelines.group import Study, init_group_wf
+from pipelines.heatmaps import NO_COMMON_SPACE
 from pipelines.inputs import (
     Scan,
     check_dataset,
@@ -328,6 +338,8 @@ def group(settings: Settings) -> bool:
     diary.excluded = cohort.excluded
     for sentence in cohort.warnings:
         diary.warn(sentence)
+    for sentence in _limits(settings.recipe):
+        diary.warn(sentence)
     splits = _splits(settings, cohort)
     _say_group(settings, cohort, len(splits))
     if settings.dry_run:
@@ -336,6 +348,18 @@ def group(settings: Settings) -> bool:
         _clean(settings, "group")
         _run_group(settings, name, cohort, splits, diary)
     return bool(diary.failures)
+
+
+def _limits(recipe: Recipe) -> list[str]:
+    """What the group level leaves out of images that were not registered."""
+    if _space(recipe) == SPACE:
+        return []
+    done = _attributions(recipe)
+    names = [one["name"] for one in recipe.attribution if one not in done]
+    return [
+        f"not computed: {NO_COMMON_SPACE}",
+        *(f"not computed: attribution {name}, which covers regions of an atlas" for name in names),
+    ]
 
 
 def _run_group(
@@ -427,13 +451,28 @@ def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         intensity=recipe.preprocessing.intensity,
         network=network,
         protocol=asdict(recipe.training.protocol),
-        attributions=recipe.attribution,
+        attributions=_attributions(recipe),
         atlas=_atlas_name(recipe.regions.atlas),
         covariates=recipe.cohort.covariates,
         statistics=recipe.statistics,
         seed=settings.seed,
         volumes=recipe.regions.volumes,
         starts=starts,
+        space=_space(recipe),
+    )
+
+
+def _space(recipe: Recipe) -> str:
+    """BIDS label of the space of the images."""
+    return OWN_SPACE if recipe.preprocessing.registration == "none" else SPACE
+
+
+def _attributions(recipe: Recipe) -> tuple[dict[str, Any], ...]:
+    """The recipe's attributions, less those that an atlas is needed for where none fits."""
+    return tuple(
+        one
+        for one in recipe.attribution
+        if _space(recipe) == SPACE or one["method"] not in OF_REGIONS
     )
 
 

@@ -19,6 +19,7 @@ from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
 
 T = TypeVar("T")
 SESSIONS = ("first", "last", "all")
+REGISTRATIONS = ("nonlinear", "linear", "none")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Preprocessing:
     intensity: str = "max"
 
     def __post_init__(self) -> None:
-        _one_of("[preprocessing] registration", self.registration, ("nonlinear", "linear"))
+        _one_of("[preprocessing] registration", self.registration, REGISTRATIONS)
         _one_of("[preprocessing] intensity", self.intensity, ("max", "zscore"))
         _one_of("[preprocessing] grid", self.grid, tuple(GRIDS))
         _between("[preprocessing] resolution_mm", self.resolution_mm, 0.5, 6)
@@ -124,6 +125,11 @@ class Recipe:
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise InputError(f"two [[attribution]] are called '{doubled[0]}': name one otherwise")
+        if self.preprocessing.registration == "none" and self.input.modality != "T1w":
+            raise InputError(
+                f"[preprocessing] registration = 'none' is for T1w images, not for "
+                f"{self.input.modality}: choose one of: nonlinear, linear"
+            )
         for name in self.statistics.maps:
             _one_of("[statistics] maps", name, ("image", *names))
         _check_statistics(self.statistics)

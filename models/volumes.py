@@ -18,6 +18,8 @@ from models.errors import InputError
 from models.grids import Grid
 from models.smoothing import FWHM_PER_SIGMA
 
+SAME_EDGE_MM = 1e-3  # rounding in headers
+
 
 @dataclass(frozen=True)
 class VolumeCache:
@@ -121,11 +123,18 @@ def to_grid(data: np.ndarray, affine: np.ndarray, grid: Grid, order: int = 1) ->
     """
     if data.shape == grid.shape and np.allclose(affine, grid.affine):
         return data
+    return _resampled(data, affine, grid.affine, grid, order)
+
+
+def _resampled(
+    data: np.ndarray, affine: np.ndarray, wanted: np.ndarray, grid: Grid, order: int
+) -> np.ndarray:
+    """Resample onto ``grid``'s voxels where the affine ``wanted`` places them."""
     if order > 0:
         old_mm = np.linalg.norm(affine[:3, :3], axis=0)
         fwhm_mm = np.sqrt(np.clip(grid.voxel_mm**2 - old_mm**2, 0, None))
         data = gaussian_filter(data.astype(np.float32), fwhm_mm / FWHM_PER_SIGMA / old_mm)
-    mapping = np.linalg.inv(affine) @ grid.affine
+    mapping = np.linalg.inv(affine) @ wanted
     # grid-constant: with "constant", a border voxel met at -1e-15 instead of 0 would be outside.
     return affine_transform(
         data,
@@ -135,6 +144,61 @@ def to_grid(data: np.ndarray, affine: np.ndarray, grid: Grid, order: int = 1) ->
         order=order,
         mode="grid-constant",
     )
+
+
+def centred_affine(shape: Sequence[int], affine: np.ndarray, grid: Grid) -> np.ndarray:
+    """Where ``grid``'s voxels lie when the middles of an image and of the grid are joined.
+
+    The image is neither moved nor turned: its axes stay. Joined are the voxels of index
+    n // 2 along each axis.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the image.
+    affine : (4, 4) array
+        Voxel to world of the image, RAS+ axes, mm.
+    grid : Grid
+
+    Returns
+    -------
+    (4, 4) array
+        Voxel of the grid to the image's world, mm.
+    """
+    placed = affine.astype(float)
+    placed[:3, :3] *= grid.voxel_mm / np.linalg.norm(affine[:3, :3], axis=0)
+    middle, mine = (np.array(one) // 2 for one in (shape, grid.shape))
+    placed[:3, 3] = affine[:3, :3] @ middle + affine[:3, 3] - placed[:3, :3] @ mine
+    return placed
+
+
+def centred(data: np.ndarray, affine: np.ndarray, grid: Grid, order: int = 1) -> np.ndarray:
+    """Pad or crop an image about its middle to a grid, as :func:`centred_affine` places it.
+
+    Voxels are copied where their edges are those of the grid, else resampled as in
+    :func:`to_grid`. This is the comparison without registration of Klingenberg et al. 2021.
+    """
+    edges_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.allclose(edges_mm, grid.voxel_mm, rtol=0, atol=SAME_EDGE_MM):
+        placed = centred_affine(data.shape, affine, grid)
+        return _resampled(data, affine, placed, grid, order)
+    made = np.zeros(grid.shape, data.dtype)
+    start = [n // 2 - mine // 2 for n, mine in zip(data.shape, grid.shape, strict=True)]
+    theirs, ours = [], []
+    for first, n, mine in zip(start, data.shape, grid.shape, strict=True):
+        theirs.append(slice(max(first, 0), min(first + mine, n)))
+        ours.append(slice(max(-first, 0), min(n - first, mine)))
+    made[tuple(ours)] = data[tuple(theirs)]
+    return made
+
+
+def share_outside(mask: np.ndarray, affine: np.ndarray, placed: np.ndarray, grid: Grid) -> float:
+    """Share of a mask's voxels whose centre lies beyond the grid that ``placed`` places."""
+    voxels = np.argwhere(mask)
+    to_grid_voxel = np.linalg.inv(placed) @ affine
+    index = voxels @ to_grid_voxel[:3, :3].T + to_grid_voxel[:3, 3]
+    beyond = (index < -0.5) | (index > np.array(grid.shape) - 0.5)
+    return float(beyond.any(axis=1).mean()) if len(voxels) else 0.0
 
 
 def scale_intensity(data: np.ndarray, how: str, brain: np.ndarray | None = None) -> np.ndarray:

@@ -37,7 +37,8 @@ def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[st
     volumes = np.stack([kind.volume(p, model.grid, model.card["Intensity"]) for p in images])
     torch.manual_seed(seed)
     network = model.new_network().eval()
-    around = Surroundings.on(model.grid, Regions.on(model.card["Atlas"], model.grid))
+    regions = Regions.of_space(model.space, model.card["Atlas"], model.grid)
+    around = Surroundings.on(model.grid, regions)
     rows, maps = list(range(len(volumes))), {}
     for attribution in model.card["Attributions"]:
         found, _ = explain_rows(network, volumes, rows, attribution, 1, around)

@@ -16,6 +16,7 @@ from models.errors import InputError
 from models.grids import Grid
 
 SPACE = "MNI152NLin2009cAsym"
+OWN_SPACE = "individual"  # of a person's image that was not registered
 CLOCK_SLACK_S = 5.0  # a file server's clock may run behind
 
 ENTITY_ORDER = (

@@ -6,7 +6,7 @@ from pathlib import Path
 from nipype.pipeline import engine as pe
 
 from pipelines.atlases import atlas
-from pipelines.derivatives import fingerprint, label, relative_path
+from pipelines.derivatives import SPACE, fingerprint, label, relative_path
 from pipelines.heatmaps import HeatmapNames
 from pipelines.inputs import Scan
 from pipelines.interfaces.attribution import ExplainPerson
@@ -71,8 +71,12 @@ def in_list(products: dict) -> list:
 
 def group_tables(model: StoredModel, output_dir: Path) -> dict[str, str]:
     """Region table of the group per method, where the group level has written it here."""
-    names = HeatmapNames(model.name, model.card["Classes"][1], model.grid, model.modality)
-    tables = {}
+    names = HeatmapNames(
+        model.name, model.card["Classes"][1], model.grid, model.modality, model.space
+    )
+    tables: dict[str, str] = {}
+    if model.space != SPACE:  # there are no tables of regions
+        return tables
     for attribution in model.card["Attributions"]:
         method = attribution["name"]
         entities = names.entities(method, atlas=label(atlas(model.card["Atlas"]).name))

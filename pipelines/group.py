@@ -10,6 +10,8 @@ from nipype.pipeline import engine as pe
 
 from models.training.splits import Split
 from pipelines.atlases import SHIPPED, atlas
+from pipelines.derivatives import SPACE
+from pipelines.heatmaps import NO_COMMON_SPACE
 from pipelines.interfaces.analytics import AnalyseMethod, CompareMethods
 from pipelines.interfaces.attribution import ExplainFold, SummariseMethod
 from pipelines.interfaces.networks import PackVolumes, Predictions, TrainFold
@@ -50,6 +52,9 @@ class Study:
         Region, sides joined, to the column of the cohort table that holds its volume.
     starts : Starts, optional
         Stored networks that the folds start from.
+    space : str
+        BIDS label of the space of the images. Where it is not the template's, a voxel is another
+        place in every brain: there are no tables of regions, no means and no tests.
     """
 
     model: str
@@ -66,6 +71,12 @@ class Study:
     seed: int
     volumes: Mapping[str, str] = field(default_factory=dict)
     starts: Starts | None = None
+    space: str = SPACE
+
+    @property
+    def registered(self) -> bool:
+        """Whether voxels correspond between people."""
+        return self.space == SPACE
 
     def card(self, recipe: Mapping[str, Any], versions: Mapping[str, str], folds: int) -> dict:
         """The model card without its results."""
@@ -78,6 +89,8 @@ class Study:
             "Classes": list(self.classes),
             "Grid": dict(self.grid),
             "Modality": self.modality,
+            "Space": self.space,
+            "NotComputed": [] if self.registered else [NO_COMMON_SPACE],
             "Intensity": self.intensity,
             "Network": network,
             "Protocol": dict(self.protocol),
@@ -157,6 +170,11 @@ def init_group_wf(
                 (explain, summarise, [("maps", "folds")]),
                 (predict, summarise, [("table", "predictions")]),
                 (summarise, save_heatmaps, [("products", "products")]),
+            ]
+        )
+    if study.attributions and study.registered:
+        workflow.connect(
+            [
                 (summarise, stacks, [("stack", "stacks")]),
                 *[
                     connection
@@ -175,7 +193,7 @@ def init_group_wf(
                 (analysed, save_analytics, [("out", "products")]),
             ]
         )
-    if study.statistics.maps:
+    if study.statistics.maps and study.registered:
         workflow.connect(
             [
                 (pack, test, cached),
@@ -258,6 +276,7 @@ class _Plan:
                 network=dict(study.network),
                 attributions=attributions,
                 atlas=study.atlas,
+                space=study.space,
                 **self._gpu,
             ),
             iterfield=["split", "weights"],
@@ -266,7 +285,9 @@ class _Plan:
         )
         explain.inputs.split = self.folds
         summarise = pe.MapNode(
-            SummariseMethod(atlas=study.atlas, repeats=self._repeats, **self._shared),
+            SummariseMethod(
+                atlas=study.atlas, space=study.space, repeats=self._repeats, **self._shared
+            ),
             iterfield=["attribution"],
             name="summarise",
             mem_gb=2,

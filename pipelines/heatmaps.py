@@ -15,13 +15,24 @@ from pipelines.atlases import Atlas, atlas, on_grid
 from pipelines.derivatives import (
     SPACE,
     datatype_of,
+    derivative_uri,
     filename,
     grid_sidecar,
     label,
     relative_path,
     write_table,
 )
-from pipelines.images import write_nifti
+from pipelines.images import input_affine, write_nifti
+
+NO_ATLAS = (
+    "table of regions: the images were not registered, so no atlas fits them; choose registration "
+    "= 'linear' or 'nonlinear' for it."
+)
+NO_COMMON_SPACE = (
+    "mean heatmaps, tables of regions, their analytics and voxelwise tests: the images were not "
+    "registered, so that a voxel is another place in every brain; choose registration = 'linear' "
+    "or 'nonlinear' for them."
+)
 
 # path below the output folder -> {"file": finished file, "sidecar": dict or None}
 Products = dict[str, dict[str, Any]]
@@ -41,18 +52,21 @@ class HeatmapNames:
         Grid of the maps.
     modality : str
         Suffix of the input image.
+    space : str
+        BIDS label of the space that the images are in.
     """
 
     model: str
     target: str
     grid: Grid
     modality: str = "T1w"
+    space: str = SPACE
 
     def entities(self, method: str, **more: str) -> dict[str, str]:
         """Entities of a map; ``res`` is added for images only."""
         return {
             "mod": self.modality,
-            "space": SPACE,
+            "space": self.space,
             "model": self.model,
             "target": label(self.target),
             "method": method,
@@ -77,6 +91,11 @@ class Regions:
         found = atlas(name)
         return cls(found, on_grid(found, grid.affine, grid.shape))
 
+    @classmethod
+    def of_space(cls, space: str, name: str, grid: Grid) -> "Regions | None":
+        """The atlas where images are in the template's space; elsewhere none fits."""
+        return cls.on(name, grid) if space == SPACE else None
+
     def table(self, heatmap: np.ndarray) -> pd.DataFrame:
         """Sum and density of a map per region."""
         return region_table(heatmap, self.labels, self.atlas.labels)
@@ -99,6 +118,46 @@ def anatomy(volume: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
     return nib.Nifti1Image(shown, affine)
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A person's image as a network saw it, and where it lies.
+
+    Parameters
+    ----------
+    volume : numpy.ndarray
+        (x, y, z) on the recipe's grid.
+    affine : numpy.ndarray
+        (4, 4), voxel to mm, RAS+ axes: of the template, or of the scanner without registration.
+    source : Path
+        The image that was preprocessed.
+    """
+
+    volume: np.ndarray
+    affine: np.ndarray
+    source: Path
+
+    @classmethod
+    def of(cls, volume: np.ndarray, source: str | Path, grid: Grid) -> "Seen":
+        """The network's input, made from ``source`` on ``grid``."""
+        return cls(volume, input_affine(source, grid), Path(source))
+
+    @property
+    def anatomy(self) -> nib.Nifti1Image:
+        """Background of figures."""
+        return anatomy(self.volume, self.affine)
+
+    def where(self, names: HeatmapNames) -> dict[str, Any]:
+        """Sidecar of a map on the image's voxels."""
+        if names.space == SPACE:
+            return grid_sidecar(names.grid)
+        size = "x".join(map(str, names.grid.shape))
+        return {
+            "Resolution": f"{names.grid.voxel_mm:g} mm isotropic, {size} voxels",
+            "SpatialReference": derivative_uri(self.source),
+            "NotComputed": [NO_ATLAS],
+        }
+
+
 def person_products(
     folder: Path,
     ids: Mapping[str, str],
@@ -106,8 +165,8 @@ def person_products(
     heatmap: np.ndarray,
     facts: Mapping[str, Any],
     names: HeatmapNames,
-    regions: Regions,
-    background: nib.Nifti1Image,
+    regions: Regions | None,
+    seen: Seen,
     control_sums: pd.Series | None = None,
 ) -> Products:
     """Write one person's map of one method into ``folder``.
@@ -121,7 +180,9 @@ def person_products(
     heatmap : (x, y, z) array
     facts : mapping
         Sidecar: method, parameters, models, ledger.
-    background : Nifti1Image
+    regions : Regions or None
+        None where images are in no space that an atlas fits: there is no table then.
+    seen : Seen
         The image that the network saw.
     control_sums : Series, optional
         Mean sum of the controls per region, for the gain; n/a without it.
@@ -129,9 +190,6 @@ def person_products(
     from pipelines.figures import plot_slices, save
 
     image_path = relative_path("heatmap", ".nii.gz", {**ids, **names.image(method)})
-    table_path = relative_path(
-        "heatmap", ".tsv", {**ids, **names.entities(method, atlas=label(regions.atlas.name))}
-    )
     figure_name = filename(
         "heatmap",
         ".png",
@@ -143,23 +201,31 @@ def person_products(
             "method": method,
         },
     )
-    image = write_nifti(folder / Path(image_path).name, heatmap, names.grid.affine, template=True)
-    table = regions.table(heatmap)
-    table["gain"] = np.nan if control_sums is None else gain(table["sum"], control_sums)
-    write_table(folder / Path(table_path).name, table)
-    save(plot_slices(background, image, units="relevance"), folder / figure_name)
-    return {
+    file = folder / Path(image_path).name
+    image = write_nifti(file, heatmap, seen.affine, template=names.space == SPACE)
+    save(plot_slices(seen.anatomy, image, units="relevance"), folder / figure_name)
+    products: Products = {
         image_path: {
-            "file": str(folder / Path(image_path).name),
-            "sidecar": {"SkullStripped": True, **grid_sidecar(names.grid), **facts},
-        },
-        table_path: {
-            "file": str(folder / Path(table_path).name),
-            "sidecar": {"Method": facts.get("Method"), **regions.sidecar},
+            "file": str(file),
+            "sidecar": {"SkullStripped": True, **seen.where(names), **facts},
         },
         f"sub-{ids['sub']}/figures/{figure_name}": {
             "file": str(folder / figure_name),
             "sidecar": None,
+        },
+    }
+    if regions is None:
+        return products
+    table_path = relative_path(
+        "heatmap", ".tsv", {**ids, **names.entities(method, atlas=label(regions.atlas.name))}
+    )
+    table = regions.table(heatmap)
+    table["gain"] = np.nan if control_sums is None else gain(table["sum"], control_sums)
+    write_table(folder / Path(table_path).name, table)
+    return products | {
+        table_path: {
+            "file": str(folder / Path(table_path).name),
+            "sidecar": {"Method": facts.get("Method"), **regions.sidecar},
         },
     }
 

@@ -7,9 +7,10 @@ import nibabel as nib
 import numpy as np
 
 from models.errors import InputError
-from models.grids import Grid
+from models.grids import Grid, full_grid
 from models.volumes import scale_intensity, to_grid
 
+IN_MNI = 4  # NIfTI's code for coordinates of MNI space
 SMALLEST_AXIS_VOXELS = 16
 SMALLEST_AXIS_MM = 60.0
 
@@ -35,7 +36,7 @@ def write_nifti(
     """
     kind = np.uint8 if data.dtype == bool else np.float32
     image = nib.Nifti1Image(data.astype(kind), affine)
-    code = 4 if template else 1
+    code = IN_MNI if template else 1
     image.set_sform(affine, code=code)
     image.set_qform(affine, code=code)
     image.header.set_xyzt_units("mm")
@@ -141,7 +142,8 @@ def network_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
     Parameters
     ----------
     path : path
-        Brain in template space, zero outside.
+        Brain in template space, zero outside; or one that was only padded or cropped to the
+        template's grid (:func:`models.volumes.centred`), which is then taken by its voxels.
     grid : Grid
         The recipe's grid.
     intensity : {"max", "zscore"}
@@ -149,7 +151,45 @@ def network_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
     """
     image = read_nifti(path)
     stored = np.asarray(image.dataobj, np.float32)
-    data = to_grid(stored, image.affine, grid)
+    affine = image.affine if in_template(image) else _whole_grid(image, path).affine
+    data = to_grid(stored, affine, grid)
     # Smoothing before a coarser grid spreads the brain over its border: keep to the brain.
-    inside = to_grid((stored != 0).astype(np.float32), image.affine, grid) >= 0.5
+    inside = to_grid((stored != 0).astype(np.float32), affine, grid) >= 0.5
     return scale_intensity(np.where(inside, data, 0), intensity)[None]
+
+
+def in_template(image: nib.Nifti1Image) -> bool:
+    """Whether an image that this app has written was registered to the template."""
+    return int(image.header["sform_code"]) == IN_MNI
+
+
+def input_affine(path: str | Path, grid: Grid) -> np.ndarray:
+    """Voxel of the network's input to mm: of the template, or of the scanner without registration.
+
+    Parameters
+    ----------
+    path : path
+        What :func:`network_input` was given.
+    grid : Grid
+        The recipe's grid.
+
+    Returns
+    -------
+    (4, 4) array
+        RAS+ axes.
+    """
+    image = read_nifti(path)
+    if in_template(image):
+        return grid.affine
+    return image.affine @ np.linalg.inv(_whole_grid(image, path).affine) @ grid.affine
+
+
+def _whole_grid(image: nib.Nifti1Image, path: str | Path) -> Grid:
+    """The grid of the whole template with the voxels of an image that lies on it unregistered."""
+    grid = full_grid(round(float(np.mean(image.header.get_zooms()[:3])), 4))
+    if image.shape != grid.shape:
+        raise InputError(
+            f"{path}: has {'x'.join(map(str, image.shape))} voxels, neither in template space nor "
+            f"on its grid ({'x'.join(map(str, grid.shape))}); run the participant level again"
+        )
+    return grid

@@ -12,13 +12,21 @@ from pipelines.derivatives import place, read_table, write_table
 MASK_ML = (850.0, 2100.0)
 LEAST_CORRELATION = 0.6
 LEAST_OVERLAP = 0.9
+MOST_OUTSIDE_PERCENT = 0.1
 
 
 def flags_of(row: Mapping[str, Any]) -> list[str]:
-    """Plain sentences for numbers that are far off; an empty list is a clean scan."""
+    """Plain sentences for numbers that are far off; an empty list is a clean scan.
+
+    Without registration, a brain need not lie where the template does, but within its grid.
+    """
     flags = []
     if not MASK_ML[0] <= row["mask_volume_ml"] <= MASK_ML[1]:
         flags.append(f"unusual brain mask volume ({row['mask_volume_ml']:.0f} ml)")
+    if row.get("registration") == "none":
+        outside = row["brain_outside_percent"]
+        cut = f"{outside:.1f} % of the brain lies outside of the grid"
+        return flags + ([cut] if outside > MOST_OUTSIDE_PERCENT else [])
     if row["template_correlation"] < LEAST_CORRELATION:
         flags.append(f"low correlation with the template ({row['template_correlation']:.2f})")
     if row["template_overlap"] < LEAST_OVERLAP:

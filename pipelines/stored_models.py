@@ -17,7 +17,7 @@ from models.errors import InputError
 from models.grids import Grid
 from models.networks import build, own
 from models.training.splits import Split
-from pipelines.derivatives import label, read_table, write_table
+from pipelines.derivatives import SPACE, label, read_table, write_table
 
 
 def model_folder(model: str) -> str:
@@ -69,6 +69,11 @@ class StoredModel:
     def modality(self) -> str:
         """BIDS suffix of the images that it was trained on."""
         return self.card["Modality"]
+
+    @property
+    def space(self) -> str:
+        """BIDS label of the space of these images."""
+        return self.card.get("Space", SPACE)
 
     @property
     def folds(self) -> list[int]:

@@ -127,6 +127,12 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Learning Representations 2015.",
         "https://arxiv.org/abs/1412.6980",
     ),
+    "klingenberg2021": (
+        "Klingenberg M, Stark D, Eitel F, Ritter K. MRI image registration considerably improves "
+        "CNN-based disease classification. Machine Learning in Clinical Neuroimaging (MLCN) "
+        "2021:44–52.",
+        _DOI + "10.1007/978-3-030-87586-2_5",
+    ),
     "liu2018": (
         "Liu M, Cheng D, Wang K, Wang Y. Multi-modality cascaded convolutional neural networks for "
         "Alzheimer's disease diagnosis. Neuroinformatics 2018;16:295–308.",

@@ -112,7 +112,14 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         versions=versions,
         run=_run(log),
         caution=HEATMAPS,
+        not_computed=_not_computed(shelf, chosen),
     )
+
+
+def _not_computed(shelf: Shelf, model: str | None) -> list[str]:
+    """What the model's card says could not be, sentence by sentence."""
+    said = notes.model_card(shelf, model).get("NotComputed")
+    return [wording.capital(str(one)) for one in said] if isinstance(said, list) else []
 
 
 def _models(shelf: Shelf) -> list[str]:

@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from bidsapp.report.citations import REFERENCES
 from bidsapp.report.wording import count, listing, number
+from models.attribution import OF_REGIONS
 
 STAGES = ("preprocessing", "network", "attribution", "statistics")
 _CITE = re.compile(r" ?\[(@[a-z0-9]+(?:; @[a-z0-9]+)*)\]")
@@ -123,27 +124,37 @@ def _preprocessing(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> st
         f"[@fisch2024]{_version(versions, 'deepbet')}, except where an image came without its "
         "skull. Intensity non-uniformity was corrected with N4 [@tustison2010]"
         f"{_version(versions, 'antspyx')}.",
-        _registration(table.get("registration")),
+        _registration(table),
         _grid(table),
         _intensity(table.get("intensity")),
     )
 
 
-def _registration(kind: str | None) -> str | None:
+def _registered(recipe: Mapping[str, Any]) -> bool:
+    """Whether voxels correspond between people, so that atlases, means and tests make sense."""
+    return (recipe.get("preprocessing") or {}).get("registration") != "none"
+
+
+def _registration(table: Mapping[str, Any]) -> str | None:
+    voxel = table.get("resolution_mm")
+    resampled = f"resampled to {number(voxel)} mm where a voxel edge differed, and " * bool(voxel)
     template = "the MNI152NLin2009cAsym template [@fonov2009; @fonov2011]"
     return {
         "nonlinear": f"Brains were registered to {template} with ANTs [@avants2011]: an affine "
         "transform, then a symmetric diffeomorphic one (SyN) [@avants2008].",
         "linear": f"Brains were registered to {template} with an affine transform of ANTs "
         "[@avants2011].",
-        "none": "Images were not registered to a template.",
-    }.get(kind or "")
+        "none": f"Images were not registered to a template: they were {resampled}padded or "
+        "cropped about their middle to the size of the template, as in the comparison of "
+        "Klingenberg et al. [@klingenberg2021].",
+    }.get(str(table.get("registration")))
 
 
 def _grid(table: Mapping[str, Any]) -> str | None:
     stored, seen = table.get("resolution_mm"), table.get("grid")
+    images = "Images" if table.get("registration") == "none" else "Registered images"
     parts = [
-        f"Registered images were stored at {number(stored)} mm" if stored else "",
+        f"{images} were stored at {number(stored)} mm" if stored else "",
         f"the network saw them on the grid “{seen}”" if seen else "",
     ]
     joined = "; ".join(part for part in parts if part)
@@ -325,6 +336,8 @@ def _split(training: Mapping[str, Any]) -> str | None:
 def _attribution(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     entries = recipe.get("attribution") or []
     entries = [entries] if isinstance(entries, Mapping) else entries
+    if not _registered(recipe):
+        entries = [one for one in entries if one.get("method") not in OF_REGIONS]
     said = [_method(entry) for entry in entries if entry.get("method")]
     atlas = (recipe.get("regions") or {}).get("atlas")
     if not said:
@@ -333,7 +346,9 @@ def _attribution(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
         f"Heatmaps were computed with {'; '.join(said)}.",
         "People who had taken part in training were explained only by networks that had not seen "
         "them.",
-        f"Relevance was summarised per region of the {_atlas(atlas)}." if atlas else None,
+        f"Relevance was summarised per region of the {_atlas(atlas)}."
+        if atlas and _registered(recipe)
+        else None,
     )
 
 
@@ -429,7 +444,7 @@ def _alpha_beta(entry: Mapping[str, Any]) -> str:
 def _statistics(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     table = recipe.get("statistics") or {}
     cohort = recipe.get("cohort") or {}
-    if not table.get("permutations"):
+    if not table.get("permutations") or not _registered(recipe):
         return ""
     smoothing, cluster = table.get("smoothing_fwhm_mm"), table.get("min_cluster_mm3")
     smoothed = f"after smoothing with a Gaussian of {number(smoothing)} mm FWHM"

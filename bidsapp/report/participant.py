@@ -13,6 +13,7 @@ from bidsapp.report.current import Current, only_current
 from bidsapp.report.methods import methods_text
 from bidsapp.report.page import HEATMAPS, Statement, Table, write
 from bidsapp.report.shelf import Item, Picture, Shelf
+from pipelines.derivatives import OWN_SPACE
 
 _SCAN = ("ses", "acq", "run")
 
@@ -51,6 +52,7 @@ class Heatmap:
     balance: str
     regions: Table | None
     warnings: list[str]
+    not_computed: list[str]
 
 
 def participant_page(output_dir: Path, participant: str) -> Path:
@@ -342,7 +344,7 @@ def _heatmap(
         title=title + where + model,
         anchor="map-" + "-".join(value for value in any_of.entities.values() if value),
         meaning=wording.method_meaning(method),
-        picture=_map_picture(shelf, picture, title) if picture else None,
+        picture=_map_picture(shelf, picture, title, any_of["space"]) if picture else None,
         facts=heatmaps.facts(sidecar, method),
         ledger=books,
         balance=balance,
@@ -350,13 +352,16 @@ def _heatmap(
             table, [], regions["atlas"] if regions else "", wording.method_name(method)
         ),
         warnings=[str(one) for one in sidecar.get("Warnings") or []],
+        not_computed=[wording.capital(str(one)) for one in sidecar.get("NotComputed") or []],
     )
 
 
-def _map_picture(shelf: Shelf, found: Item, title: str) -> Picture | None:
+def _map_picture(shelf: Shelf, found: Item, title: str, space: str) -> Picture | None:
+    own = space == OWN_SPACE
+    whose = "of the scanner: the image was not registered" if own else "of the template"
     caption = (
         "Axial, coronal and sagittal slices; left of the brain on the left (letters L and R), "
-        "coordinates in mm of the template."
+        f"coordinates in mm {whose}."
     )
     return shelf.picture(found, f"Heatmap over brain slices. {title}", caption)
 

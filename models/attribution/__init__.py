@@ -45,6 +45,8 @@ METHODS = {
 }
 # Methods that see all channels as one: their map is the same in each.
 ACROSS_CHANNELS = ("grad_cam", "occlusion", "region_occlusion")
+# Methods that cover the regions of an atlas, and so need images that one fits.
+OF_REGIONS = ("region_occlusion",)
 # Parameters that describe the images or the run, not the method: they are no recipe values.
 CONTEXT = ("voxel_mm", "regions", "progress", "checkpoint", "memory_mb")
 

@@ -19,11 +19,19 @@ from nipype.interfaces.base import (
 from tqdm import tqdm
 
 from models.grids import Grid
-from pipelines.derivatives import derivative_uri, label, read_table, relative_path, write_table
+from pipelines.derivatives import (
+    SPACE,
+    derivative_uri,
+    label,
+    read_table,
+    relative_path,
+    write_table,
+)
 from pipelines.heatmaps import (
     HeatmapNames,
     Products,
     Regions,
+    Seen,
     anatomy,
     ledger_facts,
     person_prediction,
@@ -99,9 +107,10 @@ class Surroundings:
     regions: np.ndarray
 
     @classmethod
-    def on(cls, grid: Grid, regions: Regions) -> "Surroundings":
-        """Of a grid and an atlas on it."""
-        return cls(tuple(np.linalg.norm(grid.affine[:3, :3], axis=0)), regions.labels)
+    def on(cls, grid: Grid, regions: Regions | None) -> "Surroundings":
+        """Of a grid and an atlas on it; without an atlas, there is no region."""
+        labels = np.zeros(grid.shape, np.int32) if regions is None else regions.labels
+        return cls(tuple(np.linalg.norm(grid.affine[:3, :3], axis=0)), labels)
 
 
 def explain_rows(
@@ -167,6 +176,7 @@ class ExplainFoldInputSpec(BaseInterfaceInputSpec):
     network = traits.Dict(mandatory=True)
     attributions = traits.List(traits.Dict, mandatory=True)
     atlas = traits.Str(mandatory=True)
+    space = traits.Str(SPACE, usedefault=True, desc="of the images")
     target = traits.Int(1, usedefault=True, desc="output that is explained")
     device = traits.Str("cpu", usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
@@ -199,7 +209,8 @@ class ExplainFold(SimpleInterface):
         network.load_state_dict(load_file(self.inputs.weights))
         network.to(self.inputs.device)
         index: dict[str, Any] = {"keys": [cache.keys[row] for row in rows], "fold": split.number}
-        around = Surroundings.on(cache.grid, Regions.on(self.inputs.atlas, cache.grid))
+        regions = Regions.of_space(self.inputs.space, self.inputs.atlas, cache.grid)
+        around = Surroundings.on(cache.grid, regions)
         for attribution in self.inputs.attributions:
             maps, ledgers = explain_rows(
                 network, cache.volumes, rows, attribution, self.inputs.target, around, folder
@@ -223,6 +234,7 @@ class SummariseMethodInputSpec(BaseInterfaceInputSpec):
     model = traits.Str(mandatory=True)
     modality = traits.Str("T1w", usedefault=True)
     atlas = traits.Str(mandatory=True)
+    space = traits.Str(SPACE, usedefault=True, desc="of the images")
 
 
 class SummariseMethodOutputSpec(TraitedSpec):
@@ -233,7 +245,10 @@ class SummariseMethodOutputSpec(TraitedSpec):
 
 
 class SummariseMethod(SimpleInterface):
-    """One method over the cohort: each person's mean map, class means, region tables."""
+    """One method over the cohort: each person's mean map, class means, region tables.
+
+    Images that were not registered have each person's map alone.
+    """
 
     input_spec = SummariseMethodInputSpec
     output_spec = SummariseMethodOutputSpec
@@ -250,9 +265,10 @@ class SummariseMethod(SimpleInterface):
         write_table(cwd / "people.tsv", table[["participant_id", "session_id", "label", "fold"]])
         self._results["stack"] = str(cwd / "stack.npy")
         self._results["people"] = str(cwd / "people.tsv")
-        regions = Regions.on(self.inputs.atlas, cache.grid)
-        write_table(cwd / "regions.tsv", self._per_repeat(regions))
-        self._results["region_tables"] = str(cwd / "regions.tsv")
+        regions = Regions.of_space(self.inputs.space, self.inputs.atlas, cache.grid)
+        if regions is not None:
+            write_table(cwd / "regions.tsv", self._per_repeat(regions))
+            self._results["region_tables"] = str(cwd / "regions.tsv")
         self._results["products"] = self._products(
             cwd, cache, keys, table, maps, ledgers, folds, regions
         )
@@ -300,15 +316,17 @@ class SummariseMethod(SimpleInterface):
         maps: np.ndarray,
         ledgers: Any,
         folds: Any,
-        regions: Regions,
+        regions: Regions | None,
     ) -> Products:
         negative, positive = self.inputs.classes
         attribution, model = self.inputs.attribution, self.inputs.model
-        names = HeatmapNames(model, positive, cache.grid, self.inputs.modality)
-        tables = [regions.table(one) for one in maps]
+        names = HeatmapNames(model, positive, cache.grid, self.inputs.modality, self.inputs.space)
+        tables = [regions.table(one) for one in maps] if regions else []
         controls = (table["label"] == negative).to_numpy()
-        sums = np.array([one["sum"] for one in tables])
-        control_sums = pd.Series(sums[controls].mean(0)) if controls.any() else None
+        control_sums = None
+        if regions and controls.any():
+            sums = np.array([one["sum"] for one in tables])
+            control_sums = pd.Series(sums[controls].mean(0))
         rows = cache.rows(keys)
         cohort = read_cohort(self.inputs.cohort)
         images = dict(zip(prediction_keys(cohort), cohort["image"], strict=True))
@@ -322,8 +340,7 @@ class SummariseMethod(SimpleInterface):
                 "Score": float(np.mean(scores)),
                 **ledger_facts(ledgers[i]),
             }
-            seen = np.asarray(cache.volumes[rows[i], 0], np.float32)
-            background = anatomy(seen, cache.grid.affine)
+            volume = np.asarray(cache.volumes[rows[i], 0], np.float32)
             products |= person_products(
                 cwd,
                 {"sub": sub, "ses": ses},
@@ -332,9 +349,11 @@ class SummariseMethod(SimpleInterface):
                 facts,
                 names,
                 regions,
-                background,
+                Seen.of(volume, images[sub, ses], cache.grid),
                 control_sums,
             )
+        if regions is None:
+            return products
         mean = np.asarray(cache.volumes[rows, 0], np.float32).mean(0)
         background = anatomy(mean, cache.grid.affine)
         return products | self._group(cwd, table, maps, tables, names, regions, background)
@@ -446,9 +465,9 @@ class ExplainPerson(SimpleInterface):
             known=self.inputs.known,
             modality=model.modality,
         )
-        names = HeatmapNames(model.name, positive, model.grid, model.modality)
-        regions = Regions.on(card["Atlas"], model.grid)
-        background = anatomy(volume[0, 0], model.grid.affine)
+        names = HeatmapNames(model.name, positive, model.grid, model.modality, model.space)
+        regions = Regions.of_space(model.space, card["Atlas"], model.grid)
+        seen = Seen.of(volume[0, 0], self.inputs.image, model.grid)
         around, column = Surroundings.on(model.grid, regions), column_of(card, positive)
         for attribution in card["Attributions"]:
             found = [
@@ -472,7 +491,7 @@ class ExplainPerson(SimpleInterface):
                 facts,
                 names,
                 regions,
-                background,
+                seen,
                 self._control_sums(attribution["name"], card["Classes"][0]),
             )
         self._results["products"] = products

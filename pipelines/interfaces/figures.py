@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -40,7 +41,9 @@ class QualityFigures(SimpleInterface):
         )
         cwd = Path(runtime.cwd)
         save(mask_contour(image, mask), cwd / "mask.png")
-        save(registration_overlay(registered, template), cwd / "registration.png")
+        # By its voxels: a brain that was not registered lies on the template's grid, elsewhere.
+        on_grid = np.asarray(registered.dataobj), template.affine
+        save(registration_overlay(on_grid, template), cwd / "registration.png")
         self._results["mask_figure"] = str(cwd / "mask.png")
         self._results["registration_figure"] = str(cwd / "registration.png")
         return runtime

@@ -11,11 +11,14 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 from scipy import ndimage
 
 from models.errors import InputError
+from models.grids import full_grid
+from models.volumes import centred, centred_affine, share_outside
 from pipelines.derivatives import file_hash, write_table
 from pipelines.images import load_volume, read_nifti, write_nifti
 from pipelines.quality import flags_of
@@ -123,9 +126,56 @@ def _deepbet(image: nib.Nifti1Image, device: str) -> np.ndarray:
     return np.asarray(mask.dataobj) > 0
 
 
+class CentreInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="native image, skull on")
+    mask = File(exists=True, mandatory=True, desc="native brain mask")
+    resolution_mm = traits.Float(mandatory=True, desc="voxel edge of the template's grid")
+
+
+class CentreOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="brain on as many voxels as the template's grid has")
+    out_mask = File(exists=True, desc="brain mask on the same")
+    outside_percent = traits.Float(desc="share of the brain beyond the grid")
+    meta = traits.Dict
+
+
+class Centre(SimpleInterface):
+    """Pad or crop the brain about the middle of its image; nothing is registered."""
+
+    input_spec = CentreInputSpec
+    output_spec = CentreOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        cwd, grid = Path(runtime.cwd), full_grid(self.inputs.resolution_mm)
+        image, mask = read_nifti(self.inputs.in_file), read_nifti(self.inputs.mask)
+        inside = np.asarray(mask.dataobj) > 0
+        placed = centred_affine(image.shape, image.affine, grid)
+        brain = np.where(inside, np.asarray(image.dataobj, np.float32), 0)
+        kept = centred(inside.astype(np.uint8), image.affine, grid, order=0) > 0
+        brain = np.where(kept, centred(brain, image.affine, grid), 0)
+        write_nifti(cwd / "centred.nii.gz", brain, placed)
+        write_nifti(cwd / "centred_mask.nii.gz", kept, placed)
+        outside = round(100 * share_outside(inside, image.affine, placed, grid), 2)
+        self._results |= {
+            "out_file": str(cwd / "centred.nii.gz"),
+            "out_mask": str(cwd / "centred_mask.nii.gz"),
+            "outside_percent": outside,
+            "meta": {
+                "Registration": "none: padded or cropped about the middle of the image",
+                "Interpolation": "none where the voxel edges are those of the grid, else linear "
+                "(mask: nearest neighbour)",
+                "BrainOutsidePercent": outside,
+                "Determinism": "bitwise",
+            },
+        }
+        return runtime
+
+
 class QualityInputSpec(BaseInterfaceInputSpec):
     participant = traits.Str(mandatory=True)
     session = traits.Str("", usedefault=True)
+    registration = traits.Str("nonlinear", usedefault=True)
+    outside_percent = traits.Float(desc="of the brain, without registration")
     mask = File(exists=True, mandatory=True, desc="native brain mask")
     registered = File(exists=True, mandatory=True, desc="brain on the template grid")
     registered_mask = File(exists=True, mandatory=True)
@@ -153,6 +203,7 @@ class Quality(SimpleInterface):
         row = {
             "participant_id": f"sub-{self.inputs.participant}",
             "session_id": f"ses-{self.inputs.session}" if self.inputs.session else "n/a",
+            "registration": self.inputs.registration,
             "mask_volume_ml": round(float((np.asarray(mask.dataobj) > 0).sum() * voxel_ml), 1),
             "template_correlation": round(
                 float(np.corrcoef(registered[brain], template[brain])[0, 1]), 4
@@ -161,6 +212,8 @@ class Quality(SimpleInterface):
                 float(2 * (theirs & brain).sum() / (theirs.sum() + brain.sum())), 4
             ),
         }
+        if isdefined(self.inputs.outside_percent):
+            row["brain_outside_percent"] = self.inputs.outside_percent
         flags = flags_of(row)
         row["flags"] = "; ".join(flags) or "n/a"
         out_table = Path(runtime.cwd) / "qc.tsv"

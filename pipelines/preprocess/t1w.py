@@ -10,7 +10,9 @@ from nipype.pipeline import engine as pe
 
 from models.grids import full_grid
 from pipelines.derivatives import (
+    OWN_SPACE,
     SPACE,
+    derivative_uri,
     file_hash,
     filename,
     fingerprint,
@@ -21,11 +23,11 @@ from pipelines.images import network_input
 from pipelines.inputs import Scan
 from pipelines.interfaces.ants import BiasField, Register
 from pipelines.interfaces.figures import QualityFigures
-from pipelines.interfaces.images import BrainMask, Conform, Quality
+from pipelines.interfaces.images import BrainMask, Centre, Conform, Quality
 from pipelines.interfaces.sink import SaveDerivatives
 from pipelines.preprocess.modality import Modality
 
-REVISION = 2  # raised when the same input would give other voxels
+REVISION = 3  # raised when the same input would give other voxels
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class T1wOptions:
 
     Parameters
     ----------
-    registration : {"nonlinear", "linear"}
-        Affine and SyN, or affine alone.
+    registration : {"nonlinear", "linear", "none"}
+        Affine and SyN, affine alone, or padded and cropped about the middle of the image.
     resolution_mm : float
         Voxel size at which the template is used and the result stored.
     seed : int
@@ -45,6 +47,11 @@ class T1wOptions:
     registration: str = "nonlinear"
     resolution_mm: float = 1.0
     seed: int = 1
+
+    @property
+    def registered(self) -> bool:
+        """Whether the result lies in template space."""
+        return self.registration != "none"
 
     @classmethod
     def of(cls, preprocessing: Mapping[str, Any], seed: int) -> "T1wOptions":
@@ -59,23 +66,26 @@ def t1w_paths(scan: Scan, options: T1wOptions) -> dict[str, str]:
     """
     how, res = options.registration, full_grid(options.resolution_mm).name
     ids = scan.entities
-    mni = {**ids, "space": SPACE, "res": res}
+    space = {**ids, "space": SPACE if options.registered else OWN_SPACE, "res": res}
     warp = {**ids, "mode": "image", "res": res, "desc": how}
     figures = f"sub-{scan.participant}/figures/"
 
     def figure(desc: str, **more: str) -> str:
         return figures + filename("T1w", ".png", {**ids, **more, "desc": desc})
 
+    transforms = {
+        "to_template": relative_path("xfm", ".h5", {**warp, "from": "T1w", "to": SPACE}),
+        "to_native": relative_path("xfm", ".h5", {**warp, "from": SPACE, "to": "T1w"}),
+    }
     return {
         "image": relative_path("T1w", ".nii.gz", {**ids, "desc": "preproc"}),
         "mask": relative_path("mask", ".nii.gz", {**ids, "desc": "brain"}),
-        "to_template": relative_path("xfm", ".h5", {**warp, "from": "T1w", "to": SPACE}),
-        "to_native": relative_path("xfm", ".h5", {**warp, "from": SPACE, "to": "T1w"}),
+        **(transforms if options.registered else {}),
         "registered": relative_path(
-            "T1w", ".nii.gz", {**mni, "desc": f"preproc{how.capitalize()}"}
+            "T1w", ".nii.gz", {**space, "desc": f"preproc{how.capitalize()}"}
         ),
         "registered_mask": relative_path(
-            "mask", ".nii.gz", {**mni, "desc": f"brain{how.capitalize()}"}
+            "mask", ".nii.gz", {**space, "desc": f"brain{how.capitalize()}"}
         ),
         "mask_figure": figure("mask"),
         "registration_figure": figure(f"registration{how.capitalize()}", res=res),
@@ -115,13 +125,14 @@ def init_t1w_wf(
         BrainMask(device=device, use_gpu=device != "cpu"), name="brain_mask", mem_gb=1.5
     )
     bias_field = pe.Node(BiasField(seed=options.seed), name="bias_field", mem_gb=1)
-    register = pe.Node(
-        Register(template=template, how=options.registration, seed=options.seed),
-        name="register",
-        mem_gb=2,
-    )
+    register, more, also_quality = _registration(options, template)
     quality = pe.Node(
-        Quality(participant=scan.participant, session=scan.session, template=template),
+        Quality(
+            participant=scan.participant,
+            session=scan.session,
+            registration=options.registration,
+            template=template,
+        ),
         name="quality",
     )
     figures = pe.Node(QualityFigures(template=template), name="figures")
@@ -130,7 +141,7 @@ def init_t1w_wf(
             names=(*paths, "conform_meta", "mask_meta", "register_meta", "quality_meta"),
             output_dir=str(output_dir),
             paths=paths,
-            sidecars=_sidecars(options, t1w_fingerprint(scan, options)),
+            sidecars=_sidecars(options, t1w_fingerprint(scan, options), paths["image"]),
             common={"Sources": [_source(scan)]},
             narrow={"register_meta": ["registered", "registered_mask", "quality"]},
         ),
@@ -148,7 +159,11 @@ def init_t1w_wf(
             (bias_field, register, [("out_file", "in_file")]),
             (brain_mask, register, [("out_mask", "mask")]),
             (brain_mask, quality, [("out_mask", "mask")]),
-            (register, quality, [("out_file", "registered"), ("out_mask", "registered_mask")]),
+            (
+                register,
+                quality,
+                [("out_file", "registered"), ("out_mask", "registered_mask"), *also_quality],
+            ),
             (bias_field, figures, [("out_file", "image")]),
             (brain_mask, figures, [("out_mask", "mask")]),
             (register, figures, [("out_file", "registered")]),
@@ -159,11 +174,10 @@ def init_t1w_wf(
                 register,
                 save,
                 [
-                    ("to_template", "to_template"),
-                    ("to_native", "to_native"),
                     ("out_file", "registered"),
                     ("out_mask", "registered_mask"),
                     ("meta", "register_meta"),
+                    *more,
                 ],
             ),
             (
@@ -181,35 +195,67 @@ def init_t1w_wf(
     return workflow
 
 
+def _registration(
+    options: T1wOptions, template: Path
+) -> tuple[pe.Node, list[tuple[str, str]], list[tuple[str, str]]]:
+    """The node that brings a brain to the template's grid, and what it hands on in addition.
+
+    To the sink, and to the quality numbers.
+    """
+    if not options.registered:
+        node = pe.Node(Centre(resolution_mm=options.resolution_mm), name="register")
+        return node, [], [("outside_percent", "outside_percent")]
+    interface = Register(template=template, how=options.registration, seed=options.seed)
+    transforms = [("to_template", "to_template"), ("to_native", "to_native")]
+    return pe.Node(interface, name="register", mem_gb=2), transforms, []
+
+
 def _source(scan: Scan) -> str:
     folder = f"sub-{scan.participant}" + (f"/ses-{scan.session}" if scan.session else "")
     return f"bids:raw:{folder}/anat/{scan.path.name}"
 
 
-def _sidecars(options: T1wOptions, made_by: str) -> dict[str, dict[str, Any]]:
-    """The static part of each sidecar."""
+def _where(options: T1wOptions, native: str) -> dict[str, Any]:
+    """Sidecar of what lies on the template's grid: in its space, or in that of the native image."""
     grid = full_grid(options.resolution_mm)
+    if options.registered:
+        return grid_sidecar(grid)
+    size = "x".join(map(str, grid.shape))
+    return {
+        "Resolution": f"{grid.voxel_mm:g} mm isotropic, {size} voxels about the middle of the scan",
+        "SpatialReference": derivative_uri(native),
+    }
+
+
+def _sidecars(options: T1wOptions, made_by: str, native: str) -> dict[str, dict[str, Any]]:
+    """The static part of each sidecar; ``native`` is the path of the native image."""
+    where = _where(options, native)
     mask = {"Type": "Brain", "Description": "Brain with its inner CSF"}
+    said = {"Description": "Share of the native brain mask beyond the grid", "Units": "percent"}
+    outside = {} if options.registered else {"brain_outside_percent": said}
+    brain = "in template space" if options.registered else "in its own space, not registered"
     return {
         "image": {
             "Description": "RAS+ axes, N4 bias field correction; the skull as in the input",
         },
         "mask": mask,
         "registered": {
-            "Description": "Bias-corrected brain in template space",
+            "Description": f"Bias-corrected brain {brain}",
             "SkullStripped": True,
-            **grid_sidecar(grid),
+            **where,
         },
-        "registered_mask": mask | grid_sidecar(grid),
+        "registered_mask": mask | where,
         "quality": {
             "Description": "Numbers that tell a failed mask or registration",
+            "registration": {"Description": "How the brain was brought to the template's grid"},
             "mask_volume_ml": {"Description": "Volume of the native brain mask", "Units": "mL"},
             "template_correlation": {
                 "Description": "Pearson correlation with the template inside its brain"
             },
             "template_overlap": {"Description": "Dice overlap of brain mask and template brain"},
+            **outside,
             "flags": {"Description": "Sentences about numbers that are far off"},
-            **grid_sidecar(grid),
+            **where,
             "Fingerprint": made_by,
             "Options": asdict(options),
         },

@@ -9,8 +9,16 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from models.errors import InputError
-from models.grids import Grid
-from models.volumes import open_cache, scale_intensity, to_grid, write_cache
+from models.grids import GRIDS, Grid
+from models.volumes import (
+    centred,
+    centred_affine,
+    open_cache,
+    scale_intensity,
+    share_outside,
+    to_grid,
+    write_cache,
+)
 
 SMALL = Grid("small", (5, 6, 7), 2.0, (-4.0, -6.0, -8.0))
 HEAD = Grid("head", (41, 47, 43), 2.0, (-40.0, -50.0, -36.0))
@@ -218,6 +226,70 @@ def test_labels_stay_labels():
 
 
 # --- intensity -----------------------------------------------------------------------------------
+
+
+# --- about the middle ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (4, 9, 12), (10, 3, 8)])
+def test_padding_and_cropping_copies_voxels_and_moves_nothing(shape):
+    """Against a slow replica: every voxel of the grid asks the image by its millimetres."""
+    rng, grid = np.random.default_rng(0), Grid("g", (6, 6, 9), 1.3, (0.0, 0.0, 0.0))
+    data = rng.integers(1, 99, shape).astype(np.int16)
+    affine = nib.affines.from_matvec(oblique((1.3,) * 3, (12, -20, 33)), [5, -70, 3])
+    placed, made = centred_affine(shape, affine, grid), centred(data, affine, grid)
+    assert made.dtype == data.dtype
+    for voxel in np.ndindex(grid.shape):
+        world = nib.affines.apply_affine(placed, voxel)
+        there = np.rint(nib.affines.apply_affine(np.linalg.inv(affine), world)).astype(int)
+        inside = all(0 <= i < n for i, n in zip(there, shape, strict=True))
+        assert made[voxel] == (data[tuple(there)] if inside else 0)
+
+
+def test_the_middles_are_joined():
+    grid = Grid("g", (6, 7, 8), 1.0, (0.0, 0.0, 0.0))
+    affine = nib.affines.from_matvec(oblique((1, 1.2, 0.9), (4, 5, 6)), [5, -70, 3])
+    placed = centred_affine((9, 10, 4), affine, grid)
+    theirs = nib.affines.apply_affine(affine, (4, 5, 2))
+    np.testing.assert_allclose(nib.affines.apply_affine(placed, (3, 3, 4)), theirs)
+    np.testing.assert_allclose(np.linalg.norm(placed[:3, :3], axis=0), 1)
+
+
+def test_other_voxels_are_resampled_and_a_blob_stays_at_its_millimetre():
+    left = np.array([-17.0, 9.0, 12.0])
+    data, affine = scanner_image(oblique((1.1, 0.9, 1.4), (-15, 25, -8)), [left])
+    made, placed = centred(data, affine, HEAD), centred_affine(data.shape, affine, HEAD)
+    where = nib.affines.apply_affine(placed, np.moveaxis(np.indices(HEAD.shape), 0, -1))
+    middle = (where * made[..., None]).sum((0, 1, 2)) / made.sum()
+    np.testing.assert_allclose(middle, left, atol=0.1)
+
+
+def test_rounding_in_a_header_is_no_reason_to_interpolate():
+    data = np.random.default_rng(0).random((9, 9, 9), dtype=np.float32)
+    affine = np.diag([1.00002, 0.99999, 1, 1])
+    grid = Grid("g", (5, 5, 5), 1.0, (0.0, 0.0, 0.0))
+    np.testing.assert_array_equal(centred(data, affine, grid), data[2:7, 2:7, 2:7])
+
+
+def test_the_share_of_a_brain_beyond_the_grid():
+    mask = np.zeros((20, 10, 10), bool)
+    mask[2:18, 3:6, 3:6] = True
+    affine, grid = np.diag([1.0, 1, 1, 1]), Grid("g", (8, 10, 10), 1.0, (0.0, 0.0, 0.0))
+    placed = centred_affine(mask.shape, affine, grid)
+    kept = centred(mask, affine, grid)
+    assert kept.sum() == 8 * 9
+    assert share_outside(mask, affine, placed, grid) == pytest.approx(0.5)
+    assert share_outside(kept, placed, placed, grid) == 0
+    assert share_outside(np.zeros_like(mask), affine, placed, grid) == 0
+
+
+def test_the_crop_of_the_papers_is_a_crop_of_the_whole_grid():
+    """[6:188, 6:224, 6:188], as Klingenberg 2021 and Eitel 2021 cut the template's grid."""
+    whole = GRIDS["1mm"]
+    data = np.random.default_rng(0).integers(0, 99, whole.shape).astype(np.float32)
+    np.testing.assert_array_equal(
+        to_grid(data, whole.affine, GRIDS["crop1mm"]), data[6:188, 6:224, 6:188]
+    )
 
 
 def brain_image():

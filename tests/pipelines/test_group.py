@@ -116,6 +116,10 @@ def test_the_card_is_written_after_the_weights(build):
             {"explain", "summarise", "save_heatmaps"}
             | {"analyse", "compare", "analysed", "save_analytics"},
         ),
+        (  # images that were not registered
+            {"space": "individual"},
+            {"analyse", "compare", "analysed", "save_analytics", "stacks", "test", "save_tests"},
+        ),
     ],
 )
 def test_what_was_not_asked_for_is_not_in_the_graph(build, changes, left_out):

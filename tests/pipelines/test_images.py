@@ -6,10 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
+from scipy.spatial.transform import Rotation
 
 from models.errors import InputError
-from models.grids import GRIDS, full_grid
-from pipelines.images import load_volume, network_input, write_nifti
+from models.grids import GRIDS, Grid, full_grid
+from pipelines.images import input_affine, load_volume, network_input, write_nifti
 from pipelines.interfaces.images import stripped_outline
 
 SHAPE = (30, 36, 32)
@@ -245,8 +246,56 @@ def test_the_network_sees_the_recipes_grid(tmp_path, small_template, intensity):
 
 
 def test_an_image_without_brain_is_refused(tmp_path):
-    write_nifti(tmp_path / "x.nii.gz", np.zeros(SHAPE), AFFINE)
+    write_nifti(tmp_path / "x.nii.gz", np.zeros(SHAPE), AFFINE, template=True)
     with pytest.raises(InputError, match="empty inside the brain mask"):
+        network_input(tmp_path / "x.nii.gz", GRIDS["3mm"], "max")
+
+
+# --- without registration ------------------------------------------------------------------------
+
+
+def unregistered(path, seed=0):
+    """An image on the 4 mm grid of the template that keeps its own, turned place."""
+    grid, rng = full_grid(4.0), np.random.default_rng(seed)
+    data = rng.uniform(1, 100, grid.shape).astype(np.float32)
+    turned = oblique(4.0, degrees=(14, -9, 21))
+    write_nifti(path, data, turned)
+    return data, turned, grid
+
+
+def oblique(voxel_mm, degrees):
+    matrix = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() * voxel_mm
+    return nib.affines.from_matvec(matrix, [-50, -70, -60])
+
+
+def test_without_registration_voxels_count_and_not_millimetres(tmp_path):
+    data, _, whole = unregistered(tmp_path / "own.nii.gz")
+    write_nifti(tmp_path / "mni.nii.gz", data, whole.affine, template=True)
+    for grid in (whole, GRIDS["3mm"]):
+        own, mni = (network_input(tmp_path / f"{x}.nii.gz", grid, "max") for x in ("own", "mni"))
+        np.testing.assert_array_equal(own, mni)
+
+
+def test_a_map_without_registration_lies_where_the_scan_does(tmp_path):
+    _, turned, whole = unregistered(tmp_path / "own.nii.gz")
+    start, size = np.array([5, 7, 9]), (20, 24, 18)
+    grid = Grid("part", size, 4.0, tuple(apply_affine(whole.affine, start)))
+    placed = input_affine(tmp_path / "own.nii.gz", grid)
+    for voxel in ([0, 0, 0], np.array(size) - 1):
+        expected = apply_affine(turned, start + voxel)
+        np.testing.assert_allclose(apply_affine(placed, voxel), expected, atol=1e-3)
+
+
+def test_a_map_in_template_space_has_the_grids_affine(tmp_path):
+    write_nifti(tmp_path / "x.nii.gz", np.ones((4, 4, 4)), AFFINE, template=True)
+    np.testing.assert_array_equal(
+        input_affine(tmp_path / "x.nii.gz", GRIDS["2mm"]), GRIDS["2mm"].affine
+    )
+
+
+def test_an_image_on_no_grid_is_refused(tmp_path):
+    write_nifti(tmp_path / "x.nii.gz", np.ones((30, 30, 30)), np.eye(4))
+    with pytest.raises(InputError, match="neither in template space nor on its grid"):
         network_input(tmp_path / "x.nii.gz", GRIDS["3mm"], "max")
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 
+from models.grids import MNI_ORIGIN_MM, full_grid
 from pipelines.atlases import template as mni
 from pipelines.derivatives import ENTITY_ORDER, has_sidecar, sidecar_path, write_json
-from pipelines.images import read_nifti, write_nifti
+from pipelines.images import in_template, read_nifti, write_nifti
 from pipelines.inputs import Scan
+from pipelines.interfaces.images import Centre
 from pipelines.participant import init_participant_wf, template_on_grid
 from pipelines.preprocess.t1w import (
     MODALITY,
@@ -61,15 +64,17 @@ def build(scan, template, tmp_path, **options):
 # --- graph ---------------------------------------------------------------------------------------
 
 
-def test_the_graph_is_the_skeleton(scan, template, tmp_path):
-    graph = build(scan, template, tmp_path)._graph
+@pytest.mark.parametrize("registration", ["nonlinear", "linear", "none"])
+def test_the_graph_is_the_skeleton(scan, template, tmp_path, registration):
+    graph = build(scan, template, tmp_path, registration=registration)._graph
     found = {node.name: {after.name for after in graph.successors(node)} for node in graph}
     assert found == SKELETON
     assert nx.is_directed_acyclic_graph(graph)
 
 
-def test_every_derivative_is_connected_to_the_sink(scan, template, tmp_path):
-    workflow = build(scan, template, tmp_path)
+@pytest.mark.parametrize("registration", ["nonlinear", "none"])
+def test_every_derivative_is_connected_to_the_sink(scan, template, tmp_path, registration):
+    workflow = build(scan, template, tmp_path, registration=registration)
     save = workflow.get_node("save")
     fed = {
         target
@@ -81,8 +86,12 @@ def test_every_derivative_is_connected_to_the_sink(scan, template, tmp_path):
     assert {"register_meta", "mask_meta", "conform_meta", "quality_meta"} <= fed
 
 
-def test_every_described_derivative_has_the_fields_bids_requires(scan, template, tmp_path):
-    inputs = build(scan, template, tmp_path, resolution_mm=3.0).get_node("save").inputs
+@pytest.mark.parametrize("registration", ["nonlinear", "none"])
+def test_every_described_derivative_has_the_fields_bids_requires(
+    scan, template, tmp_path, registration
+):
+    workflow = build(scan, template, tmp_path, registration=registration, resolution_mm=3.0)
+    inputs = workflow.get_node("save").inputs
     assert inputs.common["Sources"] == ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz"]
     for name, path in inputs.paths.items():
         if has_sidecar(path):
@@ -92,6 +101,31 @@ def test_every_described_derivative_has_the_fields_bids_requires(scan, template,
             assert ("SkullStripped" in sidecar) == (name == "registered"), name
             assert ("Resolution" in sidecar) == ("_res-" in path), name
             assert (sidecar.get("Type") == "Brain") == path.endswith("_mask.nii.gz"), name
+            if "_space-individual_" in path:
+                reference = "bids::sub-01/anat/sub-01_desc-preproc_T1w.nii.gz"
+                assert sidecar["SpatialReference"] == reference, name
+                assert str(MNI_ORIGIN_MM) not in sidecar["Resolution"], name
+
+
+def test_what_is_not_registered_says_so_and_has_no_transform(scan, template, tmp_path):
+    paths = t1w_paths(scan, T1wOptions("none", 2.0))
+    name = "sub-01/anat/sub-01_space-individual_res-2mm_desc-preprocNone_T1w.nii.gz"
+    assert paths["registered"] == name
+    assert not [path for path in paths.values() if "MNI" in path or path.endswith(".h5")]
+    node = build(scan, template, tmp_path, registration="none", resolution_mm=2.0)
+    assert node.get_node("register").inputs.resolution_mm == 2.0
+
+
+def test_variants_share_what_comes_before_the_registration(scan, template, tmp_path):
+    """So that the work dir's cache serves the mask and the bias field of the first to the next."""
+    variants = [
+        build(scan, template, tmp_path, registration=how) for how in ("nonlinear", "linear", "none")
+    ]
+    for name in ("conform", "brain_mask", "bias_field"):
+        nodes = [one.get_node(name) for one in variants]
+        assert len({str(node.inputs.get()) for node in nodes}) == 1, name
+        assert len({type(node.interface) for node in nodes}) == 1, name
+    assert len({str(one.get_node("register").inputs.get()) for one in variants}) == 3
 
 
 def test_options_reach_their_nodes(scan, template, tmp_path):
@@ -132,7 +166,7 @@ def test_the_template_is_made_once_and_is_a_brain(tmp_path):
 
 
 @pytest.mark.parametrize("session", ["", "2"])
-@pytest.mark.parametrize("how", ["linear", "nonlinear"])
+@pytest.mark.parametrize("how", ["linear", "nonlinear", "none"])
 def test_names_are_valid_and_unique(session, how):
     scan = Scan("01", session, Path("x"))
     paths = t1w_paths(scan, T1wOptions(how, 1.5))
@@ -152,10 +186,10 @@ def test_variants_of_the_registration_do_not_overwrite_each_other():
     scan = Scan("01", "", Path("x"))
     variants = [
         t1w_paths(scan, T1wOptions(how, mm))
-        for how, mm in itertools.product(("linear", "nonlinear"), (1.0, 2.0))
+        for how, mm in itertools.product(("linear", "nonlinear", "none"), (1.0, 2.0))
     ]
     registered = [paths["registered"] for paths in variants]
-    assert len(set(registered)) == 4
+    assert len(set(registered)) == 6
     assert len({paths["image"] for paths in variants}) == 1  # native space knows no variant
 
 
@@ -205,6 +239,53 @@ def test_other_voxels_are_other_work_but_another_place_is_not(scan, tmp_path):
     assert MODALITY.is_done(tmp_path, Scan("01", "", moved), T1wOptions())
     moved.write_bytes(b"other voxels")
     assert not MODALITY.is_done(tmp_path, Scan("01", "", moved), T1wOptions())
+
+
+# --- without registration ------------------------------------------------------------------------
+
+
+def centre(tmp_path, image, mask, affine, resolution_mm=3.0):
+    write_nifti(tmp_path / "image.nii.gz", image, affine)
+    write_nifti(tmp_path / "mask.nii.gz", mask, affine)
+    node = Centre(
+        in_file=tmp_path / "image.nii.gz",
+        mask=tmp_path / "mask.nii.gz",
+        resolution_mm=resolution_mm,
+    )
+    return node.run(cwd=tmp_path).outputs
+
+
+def test_a_brain_is_centred_without_skull_and_stays_where_it_was_scanned(tmp_path):
+    affine = np.array([[0, 0, 1.2, -80], [1.0, 0, 0, -100], [0, 1.1, 0, -90], [0, 0, 0, 1]])
+    affine = affine[:, [2, 0, 1, 3]]  # RAS+
+    image = np.full((130, 200, 170), 7.0)
+    mask = np.zeros(image.shape, bool)
+    mask[40:90, 60:140, 50:120] = True
+    image[mask] = 100
+    image[70:76, 100:106, 90:96] = 300  # off the middle
+    out = centre(tmp_path, image, mask, affine)
+    made, kept = read_nifti(out.out_file), np.asarray(read_nifti(out.out_mask).dataobj) > 0
+    data = np.asarray(made.dataobj)
+    assert made.shape == full_grid(3.0).shape
+    assert ((data != 0) == kept).all()
+    assert out.outside_percent == 0
+    volume = kept.sum() * 27
+    # Each of the box's faces, 60 mm and more apart, falls on whole voxels of 3 mm.
+    assert volume == pytest.approx(mask.sum() * np.linalg.det(affine[:3, :3]), rel=0.05)
+    bright = apply_affine(made.affine, np.argwhere(data > 200).mean(0))
+    np.testing.assert_allclose(bright, apply_affine(affine, [72.5, 102.5, 92.5]), atol=1)
+    assert not in_template(made)
+
+
+def test_a_brain_that_the_grid_cuts_is_counted_and_flagged(tmp_path):
+    image = np.full((64, 64, 120), 100.0)  # 360 mm high: the grid has 192
+    mask = np.zeros(image.shape, bool)
+    mask[16:48, 16:48, 80:112] = True
+    out = centre(tmp_path, image, mask, np.diag([3.0, 3, 3, 1]))
+    row = {"registration": "none", "mask_volume_ml": 1400.0, "brain_outside_percent": 62.5}
+    assert out.outside_percent == row["brain_outside_percent"]  # from 92 on, 20 of 32 slices
+    assert flags_of(row) == ["62.5 % of the brain lies outside of the grid"]
+    assert flags_of(row | {"brain_outside_percent": 0.05}) == []
 
 
 # --- quality -------------------------------------------------------------------------------------

@@ -1,0 +1,84 @@
+"""Images that were not registered, through both levels: what they may not claim, and what works."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import bright_centre_mm, describe, save_scan
+
+NONE = '[preprocessing]\nregistration = "none"\n'
+
+
+@pytest.fixture(scope="module")
+def unregistered(tmp_path_factory, brain, brainwhy, recipe):
+    """Four people of a cohort and one who is new; the linear variant beside it for one of them."""
+    folder = tmp_path_factory.mktemp("unregistered")
+    raw, out = folder / "raw", folder / "out"
+    people = {}
+    for number in range(4):
+        who = f"{number + 1:02d}"
+        axcodes = ("RAS", "LAS", "LPS", "PIR")[number]
+        side = "L" if number % 2 else "R"
+        save_scan(raw, who, brain(number, axcodes, side=side, oblique=number > 1))
+        people[who] = {"diagnosis": "CN" if number % 2 else "AD", "age": 60 + number}
+    people["new"] = {"diagnosis": "n/a", "age": 70}
+    save_scan(raw, "new", brain(9, "LAS", side="L", oblique=True))
+    describe(raw, people)
+    (folder / "none.toml").write_text(NONE)
+    shared = ("--recipe", recipe, "--nprocs", 1)
+    none = (*shared, "--config-file", folder / "none.toml")
+    first = brainwhy(raw, out, "participant", *shared, "--participant-label", "01")
+    calls = [brainwhy(raw, out, level, *none) for level in ("participant", "group", "participant")]
+    assert [first.code, *(one.code for one in calls)] == [0, 0, 0, 0], calls
+    return raw, out, calls
+
+
+def test_the_brain_stays_on_its_side_in_the_scanner(unregistered):
+    raw, out, _ = unregistered
+    for scan in sorted(raw.glob("sub-*/anat/*_T1w.nii.gz")):
+        who = scan.name.split("_")[0]
+        found = out / f"{who}/anat/{who}_space-individual_res-3mm_desc-preprocNone_T1w.nii.gz"
+        np.testing.assert_allclose(bright_centre_mm(found), bright_centre_mm(scan), atol=1.5)
+
+
+def test_nothing_unregistered_claims_template_space(unregistered):
+    _, out, _ = unregistered
+    for path in out.glob("**/*None*"):
+        assert "MNI" not in path.name
+    for path in out.glob("sub-*/anat/*_heatmap.nii.gz"):
+        assert "_space-individual_" in path.name
+        assert int(nib.load(path).header["sform_code"]) == 1
+        sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        assert "_space-individual_" in sidecar["SpatialReference"]
+        assert "no atlas fits" in sidecar["NotComputed"][0]
+
+
+def test_a_heatmap_lies_on_the_image_that_it_explains(unregistered):
+    """Of the cohort by its fold, and of somebody new by the ensemble."""
+    _, out, _ = unregistered
+    for who in ("sub-03", "sub-new"):
+        (heatmap,) = out.glob(f"{who}/anat/*_method-saliency_*_heatmap.nii.gz")
+        brain = out / f"{who}/anat/{who}_space-individual_res-3mm_desc-preprocNone_T1w.nii.gz"
+        np.testing.assert_allclose(nib.load(heatmap).affine, nib.load(brain).affine, atol=1e-3)
+
+
+def test_what_needs_a_common_space_is_left_out_and_said(unregistered):
+    _, out, (_, group, _) = unregistered
+    assert "not computed: mean heatmaps" in group.said
+    left = [path.name for path in (out / "group").glob("*") if path.is_file()]
+    assert not [name for name in left if "heatmap" in name or "statmap" in name]
+    assert not list(out.glob("sub-*/anat/*_heatmap.tsv"))
+    assert (out / "group/model-tiny_desc-oof_predictions.tsv").exists()
+    page = (out / "group.html").read_text()
+    assert "Not computed: Mean heatmaps" in page
+    card = json.loads((out / "models/model-tiny/model-tiny_modelcard.json").read_text())
+    assert card["Space"] == "individual"
+    assert card["NotComputed"]
+
+
+def test_variants_lie_side_by_side(unregistered):
+    _, out, _ = unregistered
+    for how in ("Linear", "None"):
+        assert list(out.glob(f"sub-01/anat/*_desc-preproc{how}_T1w.nii.gz"))
+        assert list(out.glob(f"sub-01/figures/*_desc-registration{how}_T1w.png"))
