@@ -1,6 +1,5 @@
 """The cohort of a group run: participants.tsv held against what is on disk, in plain language."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bidsapp.sessions import ordered, read_sessions
 from bidsapp.settings import Cohort as CohortOptions
 from models.errors import InputError
 from pipelines.derivatives import label, read_table
@@ -15,8 +15,9 @@ from pipelines.derivatives import label, read_table
 # Columns of the tables that covariates are joined to.
 RESERVED = frozenset(
     (
-        *("session_id", "image", "positive", "train", "test", "row"),
-        *("label", "probability", "score", "predicted", "outcome", "n_models", "fold", "folds"),
+        *("session_id", "image", "positive", "train", "test", "row", "family"),
+        *("label", "probability", "score", "threshold", "predicted", "outcome", "n_models"),
+        *("fold", "folds"),
     )
 )
 
@@ -43,6 +44,15 @@ class CohortTable:
         """Participant (without ``sub-``) to whether the person is of the positive class."""
         ids = self.rows["participant_id"].str.removeprefix("sub-")
         return dict(zip(ids, self.rows["positive"].astype(bool), strict=True))
+
+    @property
+    def families(self) -> dict[str, str]:
+        """Participant (without ``sub-``) to family, of those who have one."""
+        if "family" not in self.rows:
+            return {}
+        known = self.rows[self.rows["family"] != ""]
+        ids = known["participant_id"].str.removeprefix("sub-")
+        return dict(zip(ids, known["family"], strict=True))
 
 
 def read_participants(folder: Path) -> pd.DataFrame:
@@ -93,7 +103,8 @@ def check_table(folder: Path, options: CohortOptions) -> tuple[pd.DataFrame, tup
     path = folder / "participants.tsv"
     table = read_participants(folder)
     classes = _classes(path, table, options)
-    _check_columns(path, table, options.covariates, "--covariates")
+    check_columns(path, table, options.covariates, "--covariates")
+    check_columns(path, table, [options.group] if options.group else [], "[cohort] group")
     return table, classes
 
 
@@ -131,7 +142,8 @@ def build_cohort(
                 f"{', '.join(sorted(wanted - on_disk))}; run the participant level for them"
             )
         on_disk &= wanted
-    people = dict(zip(table["participant_id"], table[options.target].map(_text), strict=True))
+    sessions = read_sessions(folder, on_disk)
+    people = dict(zip(table["participant_id"], table[options.target].map(text), strict=True))
     for person in sorted(on_disk - set(people)):
         excluded[person] = f"not in {path.name}"
     for person, value in people.items():
@@ -140,11 +152,14 @@ def build_cohort(
         elif person in on_disk and value not in classes:
             is_what = f"'{value}', neither {classes[0]} nor {classes[1]}" if value else "missing"
             excluded[person] = f"{options.target} is {is_what}"
+    ruled = _ruled_out(path, table, sessions, options, on_disk - set(excluded))
+    excluded |= ruled
     if excluded:
         warnings += [f"{person} is left out: {reason}" for person, reason in excluded.items()]
-    rows = _rows(images, people, classes, options, on_disk & set(people))
+    order = ordered([(f"sub-{person}", session) for person, session in images], sessions)
+    rows = _rows(images, order, people, classes, options, (on_disk & set(people)) - set(ruled))
     _check_both_classes(path, rows, classes, options)
-    _check_columns(path, table, volumes, "[regions] volumes")
+    check_columns(path, table, volumes, "[regions] volumes")
     columns = list(dict.fromkeys([*options.covariates, *volumes]))
     taken = sorted(RESERVED & set(columns))
     if taken:
@@ -152,6 +167,9 @@ def build_cohort(
             f"{path}: a covariate or volume may not be called '{taken[0]}'; rename the column"
         )
     rows = rows.merge(table[["participant_id", *columns]], on="participant_id")
+    if options.group:
+        rows["family"], told = _families(path, rows, table, options.group)
+        warnings += told
     for name in options.covariates:
         warnings += _unusable(path, rows, name)
     return CohortTable(rows, warnings, excluded)
@@ -180,7 +198,8 @@ def _unusable(path: Path, rows: pd.DataFrame, name: str) -> list[str]:
     ]
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """Write a cell as a person would: 1.0 as 1, a missing one as nothing."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return "" if pd.isna(value) else str(value).strip()
@@ -192,8 +211,8 @@ def _classes(path: Path, table: pd.DataFrame, options: CohortOptions) -> tuple[s
         raise InputError(
             f"say what to predict: --target COLUMN of {path} --positive V --negative V"
         )
-    _check_columns(path, table, [options.target], "--target")
-    there = table[options.target].map(_text)
+    check_columns(path, table, [options.target], "--target")
+    there = table[options.target].map(text)
     counts = there[there != ""].value_counts()
     for flag, value in (("--positive", options.positive), ("--negative", options.negative)):
         if not value or value not in counts:
@@ -209,7 +228,8 @@ def _classes(path: Path, table: pd.DataFrame, options: CohortOptions) -> tuple[s
     return options.negative, options.positive
 
 
-def _check_columns(path: Path, table: pd.DataFrame, names: Sequence[str], flag: str) -> None:
+def check_columns(path: Path, table: pd.DataFrame, names: Sequence[str], flag: str) -> None:
+    """Refuse a column that the table does not have, and name the nearest; ``flag`` asked for it."""
     for name in names:
         if name not in table:
             near = get_close_matches(name, list(table.columns), n=1)
@@ -217,39 +237,92 @@ def _check_columns(path: Path, table: pd.DataFrame, names: Sequence[str], flag: 
             raise InputError(f"{flag}: {path} has no column '{name}'; {hint}")
 
 
+def _ruled_out(
+    path: Path,
+    table: pd.DataFrame,
+    sessions: pd.DataFrame,
+    options: CohortOptions,
+    people: set[str],
+) -> dict[str, str]:
+    """Participant to the reason, of those whom [cohort.exclude] rules out."""
+    excluded: dict[str, str] = {}
+    target = table[options.target].map(text)
+    for name, positive in ((options.negative, False), (options.positive, True)):
+        mine = set(table.loc[target == name, "participant_id"]) & people
+        for column, values in options.exclude.rules(positive).items():
+            _check_rule(path, table, sessions, column, mine)
+            for source in (sessions, table):
+                if column in source:
+                    chosen = source["participant_id"].isin(mine)
+                    found = source[chosen & source[column].map(text).isin(values)]
+                    for row in found.to_dict("records"):
+                        where = f" in {row['session_id']}" if source is sessions else ""
+                        excluded[row["participant_id"]] = (
+                            f"{column} is {text(row[column])}{where} ([cohort.exclude])"
+                        )
+    return excluded
+
+
+def _check_rule(
+    path: Path, table: pd.DataFrame, sessions: pd.DataFrame, column: str, people: set[str]
+) -> None:
+    """A rule must speak of a column that exists for somebody it is about."""
+    if column in table or column in sessions:
+        return
+    if sessions.empty and people:
+        raise InputError(
+            f"[cohort.exclude]: {path} has no column '{column}', and nobody has a sessions.tsv "
+            f"below {path.parent}: run the participant level again, which carries them over, or "
+            "mend the recipe"
+        )
+    everything = table.join(sessions.drop(columns="participant_id"), rsuffix="_")
+    check_columns(path, everything, [column], "[cohort.exclude]")
+
+
+def _families(
+    path: Path, rows: pd.DataFrame, table: pd.DataFrame, column: str
+) -> tuple[pd.Series, list[str]]:
+    """Family of each row, "" for none, and what was noticed."""
+    family = rows["participant_id"].map(table.set_index("participant_id")[column].map(text))
+    lacking = sorted(rows.loc[family == "", "participant_id"].unique())
+    if (family == "").all():
+        raise InputError(
+            f"[cohort] group: column '{column}' of {path} is empty for everybody who takes part; "
+            "leave it out, or fill it in"
+        )
+    if not lacking:
+        return family, []
+    some = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+    return family, [
+        f"{column} is missing for {len(lacking)} people ({some}): each is taken to have no "
+        "relative here"
+    ]
+
+
 def _rows(
     images: Mapping[tuple[str, str], Path],
+    order: Mapping[str, Sequence[str]],
     people: Mapping[str, str],
     classes: tuple[str, str],
     options: CohortOptions,
-    on_disk: set[str],
+    taken: set[str],
 ) -> pd.DataFrame:
-    by_person: dict[str, list[str]] = {}
-    for participant, session in sorted(images, key=lambda key: (key[0], _in_order(key[1]))):
-        by_person.setdefault(f"sub-{participant}", []).append(session)
+    uses = dict(zip(classes, (options.sessions.negative, options.sessions.positive), strict=True))
     rows = [
         {
             "participant_id": person,
             "session_id": f"ses-{session}" if session else "",
             "image": str(images[person.removeprefix("sub-"), session]),
             "positive": people[person] == classes[1],
-            "train": session in _chosen(sessions, options.train_sessions),
-            "test": session in _chosen(sessions, options.test_sessions),
+            "train": session in _chosen(sessions, uses[people[person]].train),
+            "test": session in _chosen(sessions, uses[people[person]].test),
         }
-        for person, sessions in sorted(by_person.items())
-        if person in on_disk and people[person] in classes
+        for person, sessions in sorted(order.items())
+        if person in taken and people[person] in classes
         for session in sessions
     ]
     columns = ["participant_id", "session_id", "image", "positive", "train", "test"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _in_order(session: str) -> list[tuple[int, int, str]]:
-    """Sort key of a session label in which 2 comes before 10."""
-    return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part)
-        for part in re.findall(r"\d+|\D+", session)
-    ]
 
 
 def _chosen(sessions: Sequence[str], which: str) -> Sequence[str]:

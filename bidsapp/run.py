@@ -14,6 +14,7 @@ from nipype.pipeline import engine as pe
 from bidsapp import __version__
 from bidsapp.cohort import CohortTable, build_cohort, check_table
 from bidsapp.diary import Diary, tell
+from bidsapp.likeness import balanced_away, read_likeness
 from bidsapp.settings import Recipe, Settings
 from models.attribution import OF_REGIONS
 from models.errors import InputError
@@ -23,6 +24,7 @@ from pipelines.atlases import SHIPPED, atlas
 from pipelines.derivatives import (
     OWN_SPACE,
     SPACE,
+    carry_sessions,
     label,
     remove_older,
     write_dataset,
@@ -147,6 +149,7 @@ def participant(settings: Settings) -> bool:
     with ExitStack() as locks:
         for person in people:
             locks.enter_context(_lock(settings.work_dir, person))
+        carry_sessions(settings.output_dir, settings.bids_dir, people)
         if not settings.reports_only:
             _preprocess(settings, scans, diary)
             if model is not None:
@@ -340,7 +343,7 @@ def group(settings: Settings) -> bool:
         diary.warn(sentence)
     for sentence in _limits(settings.recipe):
         diary.warn(sentence)
-    splits = _splits(settings, cohort)
+    splits = _splits(settings, cohort, diary)
     _say_group(settings, cohort, len(splits))
     if settings.dry_run:
         return False
@@ -420,16 +423,14 @@ def _registered(settings: Settings) -> dict[tuple[str, str], Path]:
     return {key: path for key, path in found.items() if not chosen or key[1] in chosen}
 
 
-def _splits(settings: Settings, cohort: CohortTable) -> list[Any]:
+def _splits(settings: Settings, cohort: CohortTable, diary: Diary) -> list[Split]:
     training = settings.recipe.training
-    return split_people(
-        cohort.labels,
-        folds=training.folds if training.split == "kfold" else 1,
-        repeats=training.repeats,
-        validation_share=training.validation_share,
-        test_share=training.test_share if training.split == "holdout" else None,
-        seed=settings.seed,
-    )
+    likeness, warnings = read_likeness(settings.output_dir, cohort, training)
+    splits = split_people(cohort.labels, training.plan, likeness=likeness, seed=settings.seed)
+    for sentence in [*warnings, balanced_away(splits)]:
+        if sentence:
+            diary.warn(sentence)
+    return splits
 
 
 def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from models.errors import InputError
 from models.grids import GRIDS, Grid
 from models.training.protocol import Protocol
+from models.training.splits import Plan
 from models.training.transfer import Transfer
 from pipelines.preprocess import MODALITIES
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
@@ -54,6 +55,64 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Uses:
+    """Which sessions of a person train a network, and which one is judged."""
+
+    train: str = "all"
+    test: str = "first"
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """[cohort.sessions]: the choice of sessions, for each class."""
+
+    positive: Uses = field(default_factory=Uses)
+    negative: Uses = field(default_factory=Uses)
+
+    def __post_init__(self) -> None:
+        for name, uses in (("positive", self.positive), ("negative", self.negative)):
+            _one_of(f"[cohort.sessions.{name}] train", uses.train, SESSIONS)
+            _one_of(f"[cohort.sessions.{name}] test", uses.test, ("first", "last"))
+
+
+@dataclass(frozen=True)
+class Exclude:
+    """[cohort.exclude]: who is left out, by columns of participants.tsv and sessions.tsv.
+
+    A column and a value, or a list of values. Of sessions.tsv, one session with such a value is
+    enough: controls who later convert are ``negative = {diagnosis = ["MCI", "AD"]}``.
+    """
+
+    everybody: dict[str, Any] = field(default_factory=dict)
+    positive: dict[str, Any] = field(default_factory=dict)
+    negative: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("everybody", "positive", "negative"):
+            for column, values in getattr(self, name).items():
+                listed = values if isinstance(values, list | tuple) else [values]
+                if not listed or not all(isinstance(one, str | int | float) for one in listed):
+                    raise InputError(
+                        f"[cohort.exclude] {name}: {column} = {values!r} must be a value or a list "
+                        "of values"
+                    )
+
+    def rules(self, positive: bool) -> dict[str, tuple[str, ...]]:
+        """Column to the values, as text, that rule out a person of a class."""
+        rules: dict[str, tuple[str, ...]] = {}
+        for table in (self.everybody, self.positive if positive else self.negative):
+            for column, values in table.items():
+                listed = values if isinstance(values, list | tuple) else (values,)
+                rules[column] = rules.get(column, ()) + tuple(map(_plain, listed))
+        return rules
+
+
+def _plain(value: Any) -> str:
+    """A value as it reads in a table: 70.0 as 70."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+@dataclass(frozen=True)
 class Cohort:
     """[cohort]: who is compared with whom, by columns of participants.tsv."""
 
@@ -61,12 +120,27 @@ class Cohort:
     positive: str = ""
     negative: str = ""
     covariates: tuple[str, ...] = ()
-    train_sessions: str = "all"
-    test_sessions: str = "first"
+    group: str = ""
+    sessions: Sessions = field(default_factory=Sessions)
+    exclude: Exclude = field(default_factory=Exclude)
+
+
+@dataclass(frozen=True)
+class Balance:
+    """[training.balance]: undersampling, within each class.
+
+    ``column`` is made equally frequent within each cell of the columns ``within``; a column of
+    numbers is cut into bins as in ``"age:5"``.
+    """
+
+    column: str = ""
+    within: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _one_of("[cohort] train_sessions", self.train_sessions, SESSIONS)
-        _one_of("[cohort] test_sessions", self.test_sessions, ("first", "last"))
+        if self.within and not self.column:
+            raise InputError("[training.balance] within: say by column what is to be balanced")
+        for name in (self.column, *self.within):
+            column_and_bin("[training.balance]", name)
 
 
 @dataclass(frozen=True)
@@ -76,17 +150,56 @@ class Training:
     split: str = "kfold"
     folds: int = 5
     repeats: int = 1
+    runs: int = 1
     test_share: float = 0.2
+    test_people: int = 0
     validation_share: float = 0.15
+    validation_people: int = 0
+    equal_parts: bool = False
+    stratify: tuple[str, ...] = ()
+    balance: Balance = field(default_factory=Balance)
     protocol: Protocol = field(default_factory=Protocol)
     transfer: Transfer = field(default_factory=Transfer)
 
     def __post_init__(self) -> None:
         _one_of("[training] split", self.split, ("kfold", "holdout"))
-        _between("[training] folds", self.folds, 2)
-        _between("[training] repeats", self.repeats, 1)
-        _between("[training] test_share", self.test_share, 0.01, 0.9)
-        _between("[training] validation_share", self.validation_share, 0, 0.9)
+        for name, least, most in (
+            ("folds", 2, math.inf),
+            ("repeats", 1, math.inf),
+            ("runs", 1, math.inf),
+            ("test_share", 0.01, 0.9),
+            ("test_people", 0, math.inf),
+            ("validation_share", 0, 0.9),
+            ("validation_people", 0, math.inf),
+        ):
+            _between(f"[training] {name}", getattr(self, name), least, most)
+        for name in self.stratify:
+            column_and_bin("[training] stratify", name)
+
+    @property
+    def plan(self) -> Plan:
+        """How the people are divided."""
+        values = {
+            one.name: getattr(self, one.name) for one in fields(Plan) if one.name != "holdout"
+        }
+        return Plan(holdout=self.split == "holdout", **values)
+
+
+def column_and_bin(where: str, text: str) -> tuple[str, float | None]:
+    """Column and width of its bins: ``"age:5"`` is ("age", 5.0), ``"site"`` is ("site", None)."""
+    column, colon, width = text.rpartition(":")
+    if not colon:
+        return text, None
+    try:
+        number = float(width)
+    except ValueError:
+        number = 0.0
+    if not column or not 0 < number < math.inf:
+        raise InputError(
+            f"{where}: '{text}' must be a column, or a column and the width of its bins, as in "
+            "'age:5'"
+        )
+    return column, number
 
 
 @dataclass(frozen=True)

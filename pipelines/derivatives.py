@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +235,16 @@ def write_dataset(
     for name in ("participants.tsv", "participants.json"):
         if (bids_dir / name).exists():
             place(bids_dir / name, output_dir / name)
+
+
+def carry_sessions(output_dir: Path, bids_dir: Path, people: Iterable[str]) -> None:
+    """Carry the sessions.tsv of people (without ``sub-``) over: the group level reads them."""
+    for person in people:
+        for ending in ("tsv", "json"):
+            path = f"sub-{person}/sub-{person}_sessions.{ending}"
+            if (bids_dir / path).exists():
+                (output_dir / path).parent.mkdir(parents=True, exist_ok=True)
+                place(bids_dir / path, output_dir / path)
 
 
 def _link(output_dir: Path, bids_dir: Path) -> str:

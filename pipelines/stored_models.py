@@ -87,15 +87,16 @@ class StoredModel:
     def unseen_folds(self, participant: str) -> tuple[list[int], bool]:
         """Folds that may explain a person, and whether the person was in the cohort.
 
-        A fold may if it tested the person or never met the person; a person it validated on
-        counts as seen.
+        A fold may if it tested the person or never met the person, be it that the balancing left
+        the person out. A person it validated on counts as seen, and so does a relative of
+        somebody it was trained or validated on.
         """
         allowed, known = [], False
         for fold in self.folds:
             split = self._split(fold)
             roles = split.loc[split["participant_id"] == f"sub-{participant}", "role"]
             known |= len(roles) > 0
-            if all(role == "test" for role in roles):
+            if all(role in ("test", "unused") for role in roles):
                 allowed.append(fold)
         return allowed, known
 
@@ -218,10 +219,11 @@ def stored_folds(output_dir: Path, model: str) -> list[str]:
 def write_split(split: Split, path: Path) -> None:
     """Write who had which role in a fold."""
     rows = [
-        (f"sub-{person}", split.repeat, split.fold, role)
+        (f"sub-{person}", split.repeat, split.fold, split.division, role)
         for person, role in sorted(split.roles.items())
     ]
-    write_table(path, pd.DataFrame(rows, columns=["participant_id", "repeat", "fold", "role"]))
+    columns = ["participant_id", "repeat", "fold", "division", "role"]
+    write_table(path, pd.DataFrame(rows, columns=columns))
 
 
 def choose_model(

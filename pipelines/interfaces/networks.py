@@ -30,10 +30,12 @@ def read_cohort(path: str | Path) -> pd.DataFrame:
     """Cohort table of a group run: one row per image.
 
     Columns: participant_id, session_id ("" without sessions), image (path), positive (bool),
-    train and test (bool: whether the image may be used so), then the covariates.
+    train and test (bool: whether the image may be used so), family ("" for none; not there when
+    the recipe knows of none), then the covariates.
     """
     table = read_table(Path(path))
-    table["session_id"] = table["session_id"].fillna("")
+    for name in {"session_id", "family"} & set(table):
+        table[name] = table[name].fillna("").astype(str)
     return table
 
 
@@ -59,6 +61,22 @@ def rows_of(cohort: pd.DataFrame, people: list[str], use: str) -> list[int]:
     """Rows of the images of ``people`` that may be used for "train" or "test"."""
     chosen = cohort["participant_id"].str.removeprefix("sub-").isin(people) & cohort[use]
     return np.flatnonzero(chosen).tolist()
+
+
+def sides_of(cohort: pd.DataFrame, split: Any) -> dict[str, list[int]]:
+    """Rows of the images that train, validate and test a fold; nobody is on two sides.
+
+    Raises
+    ------
+    models.errors.InputError
+        A person or a family is on two sides.
+    """
+    from models.training.leakage import check_sides
+
+    uses = {"train": "train", "validation": "test", "test": "test"}
+    sides = {role: rows_of(cohort, split.people(role), use) for role, use in uses.items()}
+    check_sides(cohort, sides)
+    return sides
 
 
 def _uses(cohort: pd.DataFrame) -> list[list[str]]:
@@ -162,7 +180,7 @@ class TrainFold(SimpleInterface):
             self._train(files, split, this)
         write_split(split, files["split"])
         cohort, cache = read_cohort(self.inputs.cohort), open_cache(Path(self.inputs.cache))
-        rows = rows_of(cohort, split.people("test"), "test")
+        rows = sides_of(cohort, split)["test"]
         write_table(cwd / "scores.tsv", self._scores(files["weights"], cohort, cache, rows, split))
         self._results["weights"] = str(files["weights"])
         self._results["history"] = str(files["history"])
@@ -198,6 +216,7 @@ class TrainFold(SimpleInterface):
         from pipelines.transfer import check_images, start
 
         cohort, cache = read_cohort(self.inputs.cohort), open_cache(Path(self.inputs.cache))
+        sides = sides_of(cohort, split)
         seed = self.inputs.seed + split.number
         torch.manual_seed(seed)
         network = new_network(self.inputs.network, cache.grid)
@@ -211,8 +230,8 @@ class TrainFold(SimpleInterface):
             network,
             cache.volumes,
             cohort["positive"].to_numpy(bool),
-            train_rows=rows_of(cohort, split.people("train"), "train"),
-            validation_rows=rows_of(cohort, split.people("validation"), "test"),
+            train_rows=sides["train"],
+            validation_rows=sides["validation"],
             protocol=protocol,
             seed=seed,
             device=self.inputs.device,

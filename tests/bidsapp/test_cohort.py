@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from bidsapp.cohort import build_cohort, read_participants
-from bidsapp.settings import Cohort
+from bidsapp.settings import Cohort, Exclude, Sessions, Uses
 from models.errors import InputError
-from models.training.splits import split_people
+from models.training.splits import Plan, split_people
 from pipelines.derivatives import write_table
 
 OPTIONS = Cohort(target="diagnosis", positive="AD", negative="CN", covariates=("age",))
@@ -147,7 +147,7 @@ def test_classes_that_one_file_name_cannot_tell_apart(tmp_path):
 
 def test_the_tenth_session_comes_after_the_second(tmp_path):
     images = {("01", s): tmp_path / s for s in ("10", "1", "2")} | {("02", ""): tmp_path / "x"}
-    options = Cohort(target="diagnosis", positive="AD", negative="CN", test_sessions="last")
+    options = Cohort("diagnosis", "AD", "CN", sessions=Sessions(positive=Uses(test="last")))
     rows = {"sub-01": ("AD", 70), "sub-02": ("CN", 71)}
     cohort = build_cohort(table(tmp_path, rows), images, options).rows
     assert cohort.loc[cohort["test"], "session_id"].tolist() == ["ses-10", ""]
@@ -269,7 +269,7 @@ def test_a_chosen_participant_without_image_is_named(tmp_path):
     ],
 )
 def test_sessions_are_chosen_per_use(tmp_path, train, test, used):
-    options = Cohort("diagnosis", "AD", "CN", (), train, test)
+    options = Cohort("diagnosis", "AD", "CN", sessions=Sessions(positive=Uses(train, test)))
     cohort = build_cohort(table(tmp_path), images("01/1", "01/2", "02"), options)
     mine = cohort.rows[cohort.rows["participant_id"] == "sub-01"]
     assert list(zip(mine["train"], mine["test"], strict=True)) == used
@@ -287,14 +287,14 @@ def test_everybody_is_tested_on_one_image(tmp_path):
 def test_all_sessions_of_a_person_share_the_fold(tmp_path):
     found = images("01/1", "01/2", "02/1", "02/2", "03", "04")
     cohort = build_cohort(table(tmp_path), found, OPTIONS)
-    for split in split_people(cohort.labels, folds=2, validation_share=0):
+    for split in split_people(cohort.labels, Plan(folds=2, validation_share=0)):
         assert set(split.roles) == {"01", "02", "03", "04"}  # people, never images
 
 
 def test_fewer_people_than_folds(tmp_path):
     cohort = build_cohort(table(tmp_path), EVERYBODY, OPTIONS)
     with pytest.raises(InputError, match="smaller class has 2 people, fewer than the 5 folds"):
-        split_people(cohort.labels, folds=5)
+        split_people(cohort.labels, Plan(folds=5))
 
 
 def test_a_covariate_that_is_the_same_for_everybody(tmp_path):
@@ -320,3 +320,51 @@ def test_a_column_of_volumes_must_be_there(tmp_path):
     said = complaint(table(tmp_path), volumes=("agee",))
     assert "[regions] volumes" in said
     assert "did you mean 'age'?" in said
+
+
+# --- exclusion -----------------------------------------------------------------------------------
+
+
+def visits(folder, person, **columns):
+    write_table(folder / person / f"{person}_sessions.tsv", pd.DataFrame(columns))
+
+
+def without(**rules):
+    return Cohort("diagnosis", "AD", "CN", exclude=Exclude(**rules))
+
+
+def test_controls_who_convert_are_left_out(tmp_path):
+    folder = table(tmp_path, ROWS | {"sub-05": ("CN", 74)})
+    visits(folder, "sub-02", session_id=["ses-1", "ses-2"], diagnosis=["CN", "AD"])
+    visits(folder, "sub-03", session_id=["ses-1", "ses-2"], diagnosis=["AD", "AD"])
+    visits(folder, "sub-04", session_id=["ses-1"], diagnosis=["CN"])
+    found = images("01", "02/1", "02/2", "03/1", "04/1", "05")
+    cohort = build_cohort(folder, found, without(negative={"diagnosis": ["MCI", "AD"]}))
+    assert cohort.excluded == {"sub-02": "diagnosis is AD in ses-2 ([cohort.exclude])"}
+    assert set(cohort.labels) == {"01", "03", "04", "05"}
+    assert any("sub-02 is left out: diagnosis is AD in ses-2" in one for one in cohort.warnings)
+
+
+@pytest.mark.parametrize("value", [70, 70.0, "70", [70, "x"]])
+def test_a_rule_over_participants(tmp_path, value):
+    folder = table(tmp_path, ROWS | {"sub-05": ("AD", 75)})
+    found = images("01", "02", "03", "04", "05")
+    cohort = build_cohort(folder, found, without(everybody={"age": value}))
+    assert cohort.excluded == {"sub-01": "age is 70 ([cohort.exclude])"}
+    untouched = build_cohort(folder, found, without(negative={"age": value}))
+    assert not untouched.excluded
+
+
+def test_rules_about_columns_that_are_not_there(tmp_path):
+    folder = table(tmp_path)
+    said = complaint(folder, without(everybody={"ages": 70}))
+    assert "[cohort.exclude]" in said
+    assert "nobody has a sessions.tsv" in said
+    visits(folder, "sub-02", session_id=["1"], convrted=["no"])
+    said = complaint(folder, without(everybody={"converted": "yes"}))
+    assert "did you mean 'convrted'?" in said
+
+
+def test_a_class_that_is_ruled_out_whole(tmp_path):
+    said = complaint(table(tmp_path), without(negative={"age": [71, 73]}))
+    assert "nobody with diagnosis = CN" in said

@@ -12,8 +12,11 @@ from bidsapp.settings import (
     Cohort,
     Preprocessing,
     Recipe,
+    Sessions,
     Settings,
     Training,
+    Uses,
+    column_and_bin,
     load_recipe,
     parse,
     read_toml,
@@ -137,7 +140,24 @@ def test_whole_numbers_may_stand_for_fractions():
         ({"preprocessing": {"grid": "1.5mm"}}, ["[preprocessing] grid", "1mm"]),
         ({"preprocessing": {"intensity": "z"}}, ["choose one of: max, zscore"]),
         ({"preprocessing": {"resolution_mm": 0.0}}, ["resolution_mm = 0", "from 0.5 to 6"]),
-        ({"cohort": {"test_sessions": "all"}}, ["test_sessions", "first, last"]),
+        (
+            {"cohort": {"sessions": {"positive": {"test": "all"}}}},
+            ["[cohort.sessions.positive] test = 'all'", "first, last"],
+        ),
+        (
+            {"cohort": {"sessions": {"negative": {"train": "frist"}}}},
+            ["[cohort.sessions.negative] train", "did you mean 'first'?"],
+        ),
+        ({"cohort": {"exclude": {"negative": {"dx": []}}}}, ["[cohort.exclude] negative: dx"]),
+        ({"cohort": {"exclude": {"everybody": {"dx": [[1]]}}}}, ["exclude] everybody: dx"]),
+        ({"training": {"runs": 0}}, ["[training] runs = 0", "1 or more"]),
+        ({"training": {"test_people": -1}}, ["[training] test_people = -1"]),
+        ({"training": {"validation_people": -1}}, ["[training] validation_people = -1"]),
+        ({"training": {"stratify": ["age:five"]}}, ["[training] stratify: 'age:five'", "'age:5'"]),
+        ({"training": {"stratify": ["age:0"]}}, ["[training] stratify: 'age:0'"]),
+        ({"training": {"stratify": [":5"]}}, ["[training] stratify: ':5'"]),
+        ({"training": {"balance": {"within": ["age:5"]}}}, ["[training.balance] within", "column"]),
+        ({"training": {"balance": {"column": "sex:-1"}}}, ["[training.balance]: 'sex:-1'"]),
         ({"training": {"split": "k-fold"}}, ["did you mean 'kfold'?"]),
         ({"training": {"folds": 1}}, ["[training] folds = 1", "2 or more"]),
         ({"training": {"repeats": 0}}, ["[training] repeats = 0"]),
@@ -191,7 +211,9 @@ def test_values_that_cannot_be_are_told_before_anything_runs(tables, words):
 def test_limits_themselves_are_allowed():
     Training(folds=2, repeats=1, validation_share=0.0)
     Preprocessing(resolution_mm=0.5)
-    Cohort(train_sessions="all", test_sessions="last")
+    Cohort(sessions=Sessions(Uses("all", "last"), Uses("last", "first")))
+    assert column_and_bin("", "age:0.5") == ("age", 0.5)
+    assert column_and_bin("", "site") == ("site", None)
 
 
 # --- overriding ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from nipype.pipeline.engine import MapNode
 
 from models.errors import InputError
 from models.grids import GRIDS
-from models.training.splits import split_people
+from models.training.splits import Plan, split_people
 from pipelines.explain import init_explain_wf
 from pipelines.group import StatisticsOptions, Study, choose_stacks, init_group_wf
 from pipelines.inputs import Scan
@@ -66,7 +66,7 @@ def build(tmp_path):
 
     def make(described=None, folds=3, repeats=1, **options):
         one = described or study()
-        splits = split_people(LABELS, folds=folds, repeats=repeats)
+        splits = split_people(LABELS, Plan(folds=folds, repeats=repeats))
         return init_group_wf(
             study=one, cohort=cohort, splits=splits,
             card=one.card({"name": "tiny"}, {"torch": "2"}, len(splits)),

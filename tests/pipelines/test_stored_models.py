@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from models.errors import InputError
 from models.grids import GRIDS, Grid
-from models.training.splits import Split, split_people
+from models.training.splits import Plan, Split, split_people
 from pipelines.derivatives import read_table
 from pipelines.stored_models import (
     StoredModel,
@@ -82,13 +82,19 @@ def test_labels_that_look_like_numbers_are_found(tmp_path):
 
 def test_every_split_of_a_cohort_leaves_everybody_one_fold_per_repeat(tmp_path):
     labels = {f"{i:02d}": bool(i % 2) for i in range(20)}
-    splits = split_people(labels, folds=4, repeats=2, validation_share=0.2)
+    splits = split_people(labels, Plan(folds=4, repeats=2, validation_share=0.2))
     model = store(tmp_path, roles=[split.roles for split in splits])
     for person in labels:
         folds, known = model.unseen_folds(person)
         assert known
         assert len(folds) == 2
         assert all(splits[fold - 1].roles[person] == "test" for fold in folds)
+
+
+def test_who_was_balanced_away_is_new_to_a_fold_unless_a_relative_was_seen(tmp_path):
+    model = store(tmp_path, roles=({"a": "unused", "b": "related"}, {"a": "train", "b": "test"}))
+    assert model.unseen_folds("a") == ([1], True)
+    assert model.unseen_folds("b") == ([2], True)
 
 
 def test_a_lost_split_is_no_permission(tmp_path):
@@ -101,7 +107,7 @@ def test_a_lost_split_is_no_permission(tmp_path):
 def test_split_files_name_everybody_once(tmp_path):
     store(tmp_path)
     split = read_table(tmp_path / model_file("tiny", "split", ".tsv", 2))
-    assert split.columns.tolist() == ["participant_id", "repeat", "fold", "role"]
+    assert split.columns.tolist() == ["participant_id", "repeat", "fold", "division", "role"]
     assert split["participant_id"].tolist() == ["sub-a", "sub-b", "sub-c", "sub-d"]
     assert split["fold"].eq(2).all()
 
