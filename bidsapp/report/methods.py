@@ -304,13 +304,24 @@ def _stopping(training: Mapping[str, Any]) -> str | None:
 def _augmentation(table: Mapping[str, Any]) -> str | None:
     done = []
     if table.get("flip_probability"):
-        done.append(f"mirrored left to right with probability {number(table['flip_probability'])}")
+        whose = {"negative": " (controls only)", "positive": " (patients only)"}
+        done.append(
+            f"mirrored left to right with probability {number(table['flip_probability'])}"
+            f"{whose.get(table.get('flip_classes') or '', '')}"
+        )
+    if table.get("rotation_degrees"):
+        planes = listing(table.get("rotation_axes") or ())
+        done.append(f"turned by up to {number(table['rotation_degrees'])}° ({planes})")
     if table.get("shift_voxels"):
         names = table.get("shift_axes") or ()
         axes = "axis" if len(names) == 1 else "axes"
         along = f" along the {listing(names)} {axes}" if names else ""
         done.append(f"shifted by up to {count(table['shift_voxels'], 'voxel')}{along}")
-    return f"Training images were {' and '.join(done)}." if done else None
+    if table.get("gamma"):
+        done.append(f"changed in contrast by a power of up to {number(1 + table['gamma'])}")
+    if table.get("noise_sd"):
+        done.append(f"given Gaussian noise of SD {number(table['noise_sd'])}")
+    return f"Training images were {listing(done)}." if done else None
 
 
 def _split(training: Mapping[str, Any]) -> str | None:

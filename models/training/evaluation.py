@@ -8,8 +8,9 @@ import torch
 from scipy.stats import rankdata
 from torch import nn
 
-from models.training.batches import batches, read
+from models.training.batches import batches, reading
 from models.training.objective import Objective, log_odds
+from models.training.precision import Precision
 from models.training.protocol import METRICS
 
 
@@ -20,6 +21,7 @@ def predict(
     rows: Sequence[int],
     batch_size: int = 4,
     device: str = "cpu",
+    precision: Precision | None = None,
 ) -> torch.Tensor:
     """Scores before softmax or sigmoid; every mode is kept.
 
@@ -29,15 +31,18 @@ def predict(
         On ``device``.
     volumes : (images, C, x, y, z) array
     rows : sequence of int
+    precision : Precision, optional
+        float32 without it.
 
     Returns
     -------
     (len(rows), outputs) float32 tensor on the CPU
     """
-    with _evaluating(model):
+    precision = precision or Precision()
+    with _evaluating(model), precision.autocast():
         scores = [
-            model(read(volumes, batch).to(device)).float().cpu()
-            for batch in batches(list(rows), batch_size)
+            model(precision.place(images.to(device).float())).float().cpu()
+            for _, images in reading(volumes, batches(list(rows), batch_size))
         ]
     return torch.cat(scores) if scores else torch.empty(0, 2)
 
@@ -61,6 +66,7 @@ def evaluate(
     batch_size: int,
     device: str,
     objective: Objective | None = None,
+    precision: Precision | None = None,
 ) -> dict[str, float]:
     """Loss, accuracy, balanced accuracy and area under the ROC curve of the validation rows.
 
@@ -74,7 +80,7 @@ def evaluate(
     """
     if not len(rows):
         return dict.fromkeys(METRICS, float("nan"))
-    scores = predict(model, volumes, rows, batch_size, device)
+    scores = predict(model, volumes, rows, batch_size, device, precision)
     truth = np.asarray(labels, bool)[list(rows)]
     odds = log_odds(scores).numpy()
     hit = (odds > 0) == truth

@@ -10,14 +10,17 @@ import torch
 from torch import nn
 
 from models.errors import InputError
-from models.training.batches import batches, read
+from models.training.batches import batches, reading
 from models.training.checkpoint import resume, save
 from models.training.evaluation import evaluate, predict
 from models.training.history import best_epoch, is_over
 from models.training.objective import Objective
 from models.training.optimiser import adam
+from models.training.precision import Precision, compiled
 from models.training.protocol import Protocol
+from models.training.ranks import Ranks
 from models.training.schedule import schedule
+from models.training.update import NotFiniteError, Update
 
 __all__ = ["Protocol", "evaluate", "predict", "train"]
 
@@ -77,49 +80,63 @@ def train(
         The loss is no longer finite; the checkpoint of the epoch before is kept.
     """
     _check(labels, train_rows, validation_rows, protocol)
-    model.to(device)
-    objective = Objective.of(
-        protocol.class_weights, protocol.label_smoothing, labels[list(train_rows)]
-    )
+    ranks = Ranks.here()
+    precision = Precision.of(protocol.precision, protocol.memory_format, device)
+    precision.place(model.to(device))
     optimiser = adam(model, protocol)
-    updates = len(batches(train_rows, protocol.batch_size))
+    update = Update(
+        model=model,
+        network=compiled(ranks.wrap(model, device), protocol.compile),
+        optimiser=optimiser,
+        objective=Objective.of(
+            protocol.class_weights, protocol.label_smoothing, labels[list(train_rows)]
+        ),
+        augmentation=protocol.augmentation,
+        precision=precision,
+        ranks=ranks,
+        device=device,
+        parts=protocol.accumulate,
+    )
+    size = protocol.batch_size
+    updates = len(batches(train_rows, size, ranks.size + 1))
     rates = schedule(optimiser, protocol, updates)
-    state = resume(checkpoint, device, model, optimiser, rates)
+    parts = model, optimiser, rates, precision
+    state = resume(checkpoint, device, *parts)
 
     while not is_over(state.history, protocol):
         epoch, began, total = len(state.history) + 1, perf_counter(), 0.0
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        torch.manual_seed(seed * 1_000_003 + epoch)  # dropout
+        torch.manual_seed(seed * 1_000_003 + epoch + ranks.rank * 7_919)  # dropout
         _training_mode(model)
         order = torch.randperm(len(train_rows), generator=generator).tolist()
-        drawn = batches([train_rows[i] for i in order], protocol.batch_size)
-        for number, batch in enumerate(drawn, start=1):
-            images = protocol.augmentation(read(volumes, batch), generator).to(device)
-            loss = objective.losses(model(images), labels[batch]).mean()
-            if not torch.isfinite(loss):
-                raise FloatingPointError(_diverged(epoch, number, images, batch, names))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+        drawn = batches([train_rows[i] for i in order], size, ranks.size + 1)
+        for batch, images in reading(volumes, drawn, pinned=device.startswith("cuda")):
+            draws = protocol.augmentation.draw(labels[batch], generator)
+            try:
+                total += update(images, labels[batch], draws) * len(batch)
+            except NotFiniteError as error:
+                said = _not_finite(epoch, drawn.index(batch) + 1, images, batch, names)
+                raise NotFiniteError(said) from error
             rate = optimiser.param_groups[0]["lr"]
             rates.step()
-            total += loss.item() * len(batch)
         trained = perf_counter() - began
-        row = {"epoch": float(epoch), "train_loss": total / len(train_rows)}
-        row |= evaluate(
-            model, volumes, labels, validation_rows, protocol.batch_size, device, objective
+        found = evaluate(
+            model, volumes, labels, validation_rows, size, device, update.objective, precision
         )
-        row |= {
+        row = {
+            "epoch": float(epoch),
+            "train_loss": total / len(train_rows),
+            **found,
             "learning_rate": rate,
             "updates": float(updates),
             "seconds": perf_counter() - began,
             "images_per_second": len(train_rows) / trained,
         }
-        state.history.append(row)
+        state.history.append(ranks.same(row))
         if best_epoch(state.history, protocol.select, protocol.ignore_epochs) == epoch:
             state.best_weights = deepcopy(model.state_dict())
         report(row)
-        save(checkpoint, state, model, optimiser, rates)
+        save(checkpoint if ranks.rank == 0 else None, state, *parts)
 
     model.load_state_dict(state.best_weights)
     kept = best_epoch(state.history, protocol.select, protocol.ignore_epochs)
@@ -158,7 +175,7 @@ def _training_mode(model: nn.Module) -> None:
             module.eval()
 
 
-def _diverged(
+def _not_finite(
     epoch: int,
     number: int,
     images: torch.Tensor,

@@ -16,6 +16,8 @@ CHOICES = {
     "stop": ("", *METRICS),
     "schedule": ("constant", "onecycle", "step", "inverse"),
     "class_weights": ("none", "balanced"),
+    "precision": ("auto", "float32", "bf16", "fp16"),
+    "memory_format": ("auto", "contiguous", "channels_last"),
 }
 
 
@@ -54,6 +56,16 @@ class Protocol:
         part; the loss is the mean over the images of the batch.
     label_smoothing : float
         Share of the target that is spread over the classes, in [0, 1).
+    accumulate : int
+        Parts that a batch is computed in, one after another: the same update with less memory
+        (BatchNorm sees a part at a time). Where a GPU's memory runs out, it doubles by itself.
+    precision : {"auto", "float32", "bf16", "fp16"}
+        Of training and validation; the scores of test people are always computed in float32.
+        ``auto`` is float32 but on CUDA: bf16, before Ampere fp16.
+    memory_format : {"auto", "contiguous", "channels_last"}
+        ``auto`` is contiguous but on CUDA in bf16 and fp16.
+    compile : bool
+        Whether the network goes through ``torch.compile``, which takes a minute and a compiler.
     augmentation : Augmentation
         Applied to training images only.
     """
@@ -72,6 +84,10 @@ class Protocol:
     ignore_epochs: int = 0
     class_weights: str = "none"
     label_smoothing: float = 0.0
+    accumulate: int = 1
+    precision: str = "auto"
+    memory_format: str = "auto"
+    compile: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
@@ -92,6 +108,11 @@ class Protocol:
         return [
             ("epochs", self.epochs >= 1, "1 or more"),
             ("batch_size", self.batch_size >= 1, "1 or more"),
+            (
+                "accumulate",
+                1 <= self.accumulate <= self.batch_size,
+                f"from 1 to batch_size = {self.batch_size}",
+            ),
             ("learning_rate", self.learning_rate >= 0, "0 or more"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
             ("patience", self.patience >= 0, "0 (never stop early) or more"),

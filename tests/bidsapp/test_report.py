@@ -914,6 +914,14 @@ def test_methods_know_every_protocol():
         "weight_decay_layers": ["8", "10"],
         "class_weights": "balanced",
         "label_smoothing": 0.1,
+        "augmentation": {
+            "flip_probability": 0.5,
+            "flip_classes": "negative",
+            "rotation_degrees": 17.0,
+            "rotation_axes": ["axial"],
+            "gamma": 0.5,
+            "noise_sd": 0.05,
+        },
     }
     training = {"split": "kfold", "folds": 5, "protocol": protocol}
     training["transfer"] = {"model": "/home/somebody/models/model-adt1w", "freeze": ["0"]}
@@ -927,6 +935,8 @@ def test_methods_know_every_protocol():
         "stopping after 15 epochs without improvement of the validation loss, the first 5 not",
         "the weights of the epoch with the best validation accuracy were kept",
         "by the inverse of their frequency in the training part and labels smoothed by 0.1",
+        "mirrored left to right with probability 0.5 (controls only), turned by up to 17° (axial),",
+        "changed in contrast by a power of up to 1.5 and given Gaussian noise of SD 0.05.",
     ):
         assert words in text, words
     assert "somebody" not in text
