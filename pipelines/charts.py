@@ -423,6 +423,41 @@ def _swarm(sorted_values: NDArray, near: float = 0.025, step: float = 0.12) -> N
     return offsets
 
 
+def trainings(scores: pd.DataFrame, order: Sequence[str], key: str) -> Figure:
+    """Draw every training of several variants; lines join those on the same split and seed.
+
+    Parameters
+    ----------
+    scores
+        Columns `variant repeat metric value`; balanced accuracy and the ROC area are drawn.
+    order
+        Variants from left to right.
+    key
+        What differs between them.
+    """
+    shown = [one for one in _COMPARED if (scores["metric"] == one).any()]
+    figure, axes = _chart(1.6 + 3.1 * max(len(shown), 1), 3.8, max(len(shown), 1))
+    if not shown:
+        _nothing(axes[0], "No metrics of the trainings were found.")
+    for one, metric in zip(axes, shown, strict=False):
+        wide = scores[scores["metric"] == metric].pivot_table(
+            index="repeat", columns="variant", values="value"
+        )[list(order)]
+        places = np.arange(len(order))
+        one.plot(places, wide.to_numpy().T, color=QUIET, lw=0.7, alpha=0.6, zorder=1)
+        for place, name in zip(places, order, strict=True):
+            values = wide[name].to_numpy()
+            one.scatter(np.full(len(values), place), values, s=18, color=ACCENT, alpha=0.7, lw=0)
+        one.scatter(places, wide.mean(), marker="_", s=420, color=INK, lw=2, zorder=3)
+        one.axhline(0.5, color=QUIET, lw=0.8, ls=":")
+        one.set_xticks(places, [str(name) for name in order])
+        one.set(xlim=(-0.5, len(order) - 0.5), ylabel=_COMPARED[metric], xlabel=key)
+    return figure
+
+
+_COMPARED = {"balanced_accuracy": "balanced accuracy", "roc_auc": "area under the ROC curve"}
+
+
 def qc_scatter(qc: pd.DataFrame) -> Figure:
     """Draw brain volume against likeness to the template; flagged images are named.
 

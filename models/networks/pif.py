@@ -35,18 +35,20 @@ _UKB_A = (Stage(8, (3, 3)), Stage(16, (3, 3)), Stage(32), Stage(64))
 _UKB_B = (Stage(8, (3, 3)), Stage(32, (3, 3)))
 
 PLANS = {
-    ("adni", "A"): Plan((*_ADNI_A, Stage(36, (4, 2))), hidden=80),
-    ("adni", "B"): Plan((*_ADNI_B, Stage(36, (4, 2))), hidden=80),
-    ("adni", "A-PIF"): Plan(_ADNI_A, filters=3),
-    ("adni", "B-PIF"): Plan(_ADNI_B, filters=3),
-    ("ukb", "A"): Plan((*_UKB_A, Stage(64, (4, 2)))),
-    ("ukb", "B"): Plan((*_UKB_B, Stage(64), Stage(64, (4, 3)))),
-    ("ukb", "A-PIF"): Plan(_UKB_A, filters=6),
-    ("ukb", "B-PIF"): Plan((*_UKB_B, Stage(64, (3, 2))), filters=6),
-    ("ms", "A"): Plan((Stage(16, (3, 3)), Stage(32, (3, 3)), Stage(64), Stage(64, (3, 1)))),
-    ("ms", "B"): Plan((Stage(64, (3, 3)), Stage(64, (3, 3)), Stage(64), Stage(64, (3, 1)))),
-    ("ms", "A-PIF"): Plan((Stage(16, (3, 3)), Stage(32, (3, 2)), Stage(64), Stage(64)), filters=4),
-    ("ms", "B-PIF"): Plan(
+    ("adni", "A", False): Plan((*_ADNI_A, Stage(36, (4, 2))), hidden=80),
+    ("adni", "B", False): Plan((*_ADNI_B, Stage(36, (4, 2))), hidden=80),
+    ("adni", "A", True): Plan(_ADNI_A, filters=3),
+    ("adni", "B", True): Plan(_ADNI_B, filters=3),
+    ("ukb", "A", False): Plan((*_UKB_A, Stage(64, (4, 2)))),
+    ("ukb", "B", False): Plan((*_UKB_B, Stage(64), Stage(64, (4, 3)))),
+    ("ukb", "A", True): Plan(_UKB_A, filters=6),
+    ("ukb", "B", True): Plan((*_UKB_B, Stage(64, (3, 2))), filters=6),
+    ("ms", "A", False): Plan((Stage(16, (3, 3)), Stage(32, (3, 3)), Stage(64), Stage(64, (3, 1)))),
+    ("ms", "B", False): Plan((Stage(64, (3, 3)), Stage(64, (3, 3)), Stage(64), Stage(64, (3, 1)))),
+    ("ms", "A", True): Plan(
+        (Stage(16, (3, 3)), Stage(32, (3, 2)), Stage(64), Stage(64)), filters=4
+    ),
+    ("ms", "B", True): Plan(
         (Stage(64, (3, 3)), Stage(64, (3, 3), pool_padding=1), Stage(64, padding=1)), filters=4
     ),
 }
@@ -58,7 +60,8 @@ def build(
     channels: int = 1,
     outputs: int = 2,
     study: str = "adni",
-    model: str = "A-PIF",
+    model: str = "A",
+    filters: bool = True,
     reassemble: bool = False,
     average_gradients: bool = True,
     dropout: float = 0.3,
@@ -95,7 +98,9 @@ def build(
     channels, outputs : int
         Input channels and output scores (before softmax or sigmoid).
     study : {"adni", "ukb", "ms"}
-    model : {"A", "B", "A-PIF", "B-PIF"}
+    model : {"A", "B"}
+    filters : bool
+        End in patch-individual filters ("A-PIF"), or in the convolution of the baseline ("A").
     reassemble : bool
         Put the patches back into one map, averaging both strands; see
         :class:`models.networks.patches.PatchIndividualFilters`. The published networks do not.
@@ -114,12 +119,12 @@ def build(
     Eitel F, Albrecht JP, Weygandt M, Paul F, Ritter K (2021). Patch individual filter layers in
     CNNs to harness the spatial homogeneity of neuroimaging data. Scientific Reports 11:24447.
     """
-    plan = _plan(study, model)
+    plan = _plan(study, model, filters)
     layers = _trunk(channels, plan.stages, dropout)
     width = plan.stages[-1].width
     sizes = spatial_shape(layers, shape, least=PATCH + 1 if plan.filters else 1)
     if plan.filters:
-        filters = PatchIndividualFilters(
+        patches = PatchIndividualFilters(
             width,
             plan.filters,
             sizes,
@@ -127,8 +132,8 @@ def build(
             reassemble=reassemble,
             average_gradients=average_gradients,
         )
-        layers += [filters, nn.ELU()]
-    features = filters.features if plan.filters else width * prod(sizes)
+        layers += [patches, nn.ELU()]
+    features = patches.features if plan.filters else width * prod(sizes)
     return nn.Sequential(
         *layers,
         nn.Flatten(),
@@ -138,13 +143,13 @@ def build(
     )
 
 
-def _plan(study: str, model: str) -> Plan:
-    if (study, model) not in PLANS:
+def _plan(study: str, model: str, filters: bool) -> Plan:
+    if (study, model, filters) not in PLANS:
         raise InputError(
             f"network 'pif' has no model '{model}' of study '{study}'; choose one of: "
-            + ", ".join(f"{known} {name}" for known, name in PLANS)
+            + ", ".join(dict.fromkeys(f"{known} {name}" for known, name, _ in PLANS))
         )
-    return PLANS[study, model]
+    return PLANS[study, model, filters]
 
 
 def _trunk(channels: int, stages: tuple[Stage, ...], dropout: float) -> list[nn.Module]:

@@ -10,9 +10,16 @@ from models.networks import NETWORKS, build
 from models.networks.layers import pooled_blocks, spatial_shape
 
 TENSOR = {"channels": 6, "outputs": 1}
-UKB_B, MS_B = ({"study": study, "model": "B-PIF"} for study in ("ukb", "ms"))
+UKB_B, MS_B = ({"study": study, "model": "B"} for study in ("ukb", "ms"))
 MM1, MM2, UKB = (193, 229, 193), (96, 114, 96), (182, 218, 182)
 CROP = (145, 171, 150)  # of UKB, around the brain
+
+
+def _pif(study, name):
+    """Options of "A", "B", "A-PIF" or "B-PIF" as published."""
+    filters = name.endswith("-PIF")
+    return {"study": study, "model": name[0], "filters": filters, "outputs": 1}
+
 
 # network, grid, options: features after flattening, parameters (methods and docstrings)
 SIZES = [
@@ -31,7 +38,7 @@ SIZES = [
     ("rieke2018", MM1, {}, 5120, 737_026),
     ("rieke2018", MM2, {}, 128, 98_050),
 ] + [
-    ("pif", grid, {"study": study, "model": model, "outputs": 1}, features, parameters)
+    ("pif", grid, _pif(study, model), features, parameters)
     for study, grid, model, features, parameters in [
         ("adni", MM2, "A", 1296, 238_997),
         ("adni", MM2, "B", 1296, 499_845),

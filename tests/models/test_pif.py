@@ -187,7 +187,7 @@ def test_a_trace_shows_rearrangements_and_two_convolutions(options, rearranging,
 def test_patches_of_the_published_networks(study):
     expected = {"adni": (12, 2, 3), "ukb": (36, 12, 6), "ms": (12, 2, 4)}[study]
     shape = (182, 218, 182) if study == "ukb" else (96, 114, 96)
-    network = build("pif", shape, study=study, model="A-PIF")
+    network = build("pif", shape, study=study, model="A")
     layer = next(one for one in network if isinstance(one, PatchIndividualFilters))
     groups = [layer.strand[1].groups, layer.overlap[1].groups]
     assert (*groups, layer.strand[1].out_channels // groups[0]) == expected

@@ -1,0 +1,240 @@
+"""A recipe under several values of one key, on the same people and splits: ``--compare``."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bidsapp import run
+from bidsapp.diary import tell
+from bidsapp.settings import Recipe, Settings, parse
+from models.errors import InputError
+from models.training.comparison import compare
+from pipelines.charts import trainings
+from pipelines.derivatives import label, place, read_table, write_json, write_table
+from pipelines.figures import save
+from pipelines.stored_models import StoredModel, model_folder
+
+FEWEST = 2
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One value of the key that is compared.
+
+    Attributes
+    ----------
+    name : str
+        The value as it was written.
+    settings : Settings
+        Of the run with it; its recipe has a name of its own.
+    """
+
+    name: str
+    settings: Settings
+
+    @property
+    def model(self) -> str:
+        """Label of the variant's model."""
+        return label(self.settings.recipe.name)
+
+
+def run_compared(settings: Settings, asked: str) -> int:
+    """Run every variant, level by level, then hold them against each other.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the recipe as it is.
+    asked : str
+        ``KEY=a,b,c``.
+
+    Returns
+    -------
+    int
+        Exit code, as of :func:`bidsapp.run.run`.
+    """
+    if settings.reports_only or settings.boilerplate_only:
+        raise InputError("--compare: give it without --reports-only and --boilerplate-only")
+    key, variants = variants_of(settings, asked)
+    for one in variants:
+        run.check_recipe(one.settings)
+    failed = False
+    if "participant" in settings.levels:
+        for one in _distinct_images(variants):
+            failed |= run.participant(one.settings)
+    if "group" in settings.levels and not settings.dry_run:
+        failed |= _group(settings, key, variants)
+    return run.FAILED if failed else run.DONE
+
+
+# --- variants ------------------------------------------------------------------------------------
+
+
+def variants_of(settings: Settings, asked: str) -> tuple[str, list[Variant]]:
+    """The key and the variants of ``KEY=a,b,c``.
+
+    Raises
+    ------
+    models.errors.InputError
+        It is written otherwise, a key or value cannot be, or two values have one label.
+    """
+    key, equals, listed = asked.partition("=")
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    if not equals or len(set(names)) < FEWEST:
+        raise InputError(
+            f"--compare {asked}: write KEY=a,b,c with a key of the recipe, such as "
+            "preprocessing.registration=none,linear,nonlinear"
+        )
+    variants = [Variant(name, _with(settings, key.strip(), name)) for name in dict.fromkeys(names)]
+    models = [one.model for one in variants]
+    if len(set(models)) < len(models):
+        raise InputError(
+            f"--compare {asked}: two values are alike but for signs that file names cannot hold"
+        )
+    return key.strip(), variants
+
+
+def _with(settings: Settings, key: str, name: str) -> Settings:
+    table = deepcopy(settings.recipe.as_dict())
+    *parents, last = key.split(".")
+    inner: Any = table
+    for part in parents:
+        inner = inner.get(part) if isinstance(inner, Mapping) else None
+    if not isinstance(inner, dict):
+        raise InputError(f"--compare {key}: the recipe has no table [{'.'.join(parents)}]")
+    inner[last] = {"name": name} if key == "network" else _value(name)
+    table["name"] = f"{settings.recipe.name}-{label(name)}"
+    recipe = parse(Recipe, table, f"{settings.recipe.name} with {key} = {name}")
+    return replace(settings, recipe=recipe, explain=False)
+
+
+def _value(text: str) -> Any:
+    """A TOML value where it is one (``3``, ``1e-4``, ``true``), else the text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _distinct_images(variants: Sequence[Variant]) -> list[Variant]:
+    """One variant of each way to preprocess."""
+    ways = {
+        repr((one.settings.recipe.input, one.settings.recipe.preprocessing)): one
+        for one in reversed(variants)
+    }
+    return list(reversed(ways.values()))
+
+
+# --- group level ---------------------------------------------------------------------------------
+
+
+def _group(settings: Settings, key: str, variants: Sequence[Variant]) -> bool:
+    people = _common_people(variants)
+    failed = []
+    for one in variants:
+        tell(f"{key} = {one.name}")
+        try:
+            if run.group(replace(one.settings, participants=people)):
+                failed.append(one.name)
+        except InputError as error:
+            tell(f"{key} = {one.name}: {error}")
+            failed.append(one.name)
+    done = [one for one in variants if one.name not in failed]
+    if len(done) < FEWEST:
+        tell("fewer than two variants were finished, so nothing is compared")
+        return True
+    report(settings.output_dir, settings.recipe.name, key, done)
+    return bool(failed)
+
+
+def _common_people(variants: Sequence[Variant]) -> tuple[str, ...]:
+    """People who have an image for every variant; the others are named."""
+    sets = [{person for person, _ in run.registered(one.settings)} for one in variants]
+    common, every = set.intersection(*sets), set.union(*sets)
+    for person in sorted(every - common):
+        lacking = [v.name for v, has in zip(variants, sets, strict=True) if person not in has]
+        tell(f"warning: sub-{person} is left out: has no image for {', '.join(lacking)}")
+    chosen = common & set(variants[0].settings.participants or common)
+    if not chosen:
+        raise InputError(
+            f"{variants[0].settings.output_dir}: nobody has an image for every variant; run the "
+            "participant level with the same --compare"
+        )
+    return tuple(sorted(chosen))
+
+
+def report(output_dir: Path, recipe: str, key: str, variants: Sequence[Variant]) -> Path:
+    """Compare stored results, and write tables, picture and page.
+
+    Raises
+    ------
+    models.errors.InputError
+        The variants were not trained on the same splits.
+    """
+    from bidsapp.report.comparison import comparison_page
+
+    _check_splits(output_dir, variants)
+    order = [one.name for one in variants]
+    stem = f"group/model-{label(recipe)}_desc-compare{label(key)}"
+    scores = pd.concat([_scores(output_dir, one) for one in variants], ignore_index=True)
+    effort = pd.concat([_effort(output_dir, one) for one in variants], ignore_index=True)
+    every = pd.concat([scores, effort], ignore_index=True)
+    facts = {"Key": key, "Variants": {one.name: f"model-{one.model}" for one in variants}}
+    for name, table in (("trainings", every), ("metrics", compare(every, order))):
+        path = output_dir / f"{stem}_{name}.tsv"
+        write_table(path, table)
+        write_json(path.with_suffix(".json"), facts)
+    figure = output_dir / f"group/figures/{Path(stem).name}.png"
+    drawn = variants[0].settings.work_dir / figure.name
+    place(save(trainings(scores, order, key), drawn), figure)
+    page = comparison_page(output_dir, stem)
+    tell(f"the comparison is {page}")
+    return page
+
+
+def _check_splits(output_dir: Path, variants: Sequence[Variant]) -> None:
+    first, *others = [_roles(output_dir, one) for one in variants]
+    for one, roles in zip(variants[1:], others, strict=True):
+        if not roles.equals(first):
+            raise InputError(
+                f"{output_dir / model_folder(one.model)}: was trained on other splits than "
+                f"{variants[0].name}; run both again with --force"
+            )
+
+
+def _roles(output_dir: Path, variant: Variant) -> pd.DataFrame:
+    paths = sorted((output_dir / model_folder(variant.model)).glob("*_split.tsv"))
+    tables = [read_table(path) for path in paths]
+    keys = ["repeat", "fold", "participant_id"]
+    every = pd.concat(tables)[[*keys, "role"]]
+    return every.sort_values(keys, ignore_index=True)
+
+
+def _scores(output_dir: Path, variant: Variant) -> pd.DataFrame:
+    """Metrics of every training of the whole cohort."""
+    path = output_dir / f"group/model-{variant.model}_desc-repeats_metrics.tsv"
+    table = read_table(path)
+    return table[["division", "repeat", "metric", "value"]].assign(variant=variant.name)
+
+
+def _effort(output_dir: Path, variant: Variant) -> pd.DataFrame:
+    """Updates, epochs and seconds until each training ended, mean over the folds of a repeat."""
+    model = StoredModel(output_dir / model_folder(variant.model))
+    rows = []
+    for fold in model.folds:
+        history, split = model.history(fold), model.split(fold).iloc[0]
+        taken = {
+            "epochs": len(history),
+            "updates": history["updates"].sum(),
+            "seconds": history["seconds"].sum(),
+        }
+        where = {"division": split["division"], "repeat": split["repeat"]}
+        rows += [{**where, "metric": name, "value": value} for name, value in taken.items()]
+    keys = ["division", "repeat", "metric"]
+    means = pd.DataFrame(rows).groupby(keys, sort=False, as_index=False)["value"].mean()
+    return means.assign(variant=variant.name)

@@ -1,0 +1,131 @@
+"""The page that holds variants of a recipe against each other."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from bidsapp.report import notes, wording
+from bidsapp.report.methods import methods_text
+from bidsapp.report.page import Statement, Table, table_of, write
+from bidsapp.report.shelf import Shelf, item
+from models.training.comparison import least_p
+
+SHOWN = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc")
+EFFORT = ("epochs", "updates", "seconds")
+ALPHA = 0.05
+CAUTION = (
+    "Trainings on the same cohort share its people, so they are not independent: the test over all "
+    "trainings finds small differences too easily. Rely on the test over the divisions, and on "
+    "the size of the difference."
+)
+
+
+def comparison_page(output_dir: Path, stem: str) -> Path:
+    """Write the page of a comparison from its tables on disk.
+
+    Parameters
+    ----------
+    output_dir
+        The derivatives folder.
+    stem
+        Path of its files below it, up to their suffix.
+
+    Returns
+    -------
+    Path
+        `<output_dir>/<name>.html`, one self-contained file.
+    """
+    shelf = Shelf(output_dir)
+    every = shelf.table(output_dir / f"{stem}_trainings.tsv")
+    pairs = shelf.table(output_dir / f"{stem}_metrics.tsv")
+    facts = shelf.json(output_dir / f"{stem}_metrics.json")
+    log = shelf.log("group")
+    name = Path(stem).name
+    picture = output_dir / f"group/figures/{name}.png"
+    order = [str(one) for one in facts.get("Variants", {})]
+    recipe = notes.recipe(shelf, log)
+    return write(
+        "comparison.html.j2",
+        output_dir / f"{name}.html",
+        title=f"{facts.get('Key', 'Variants')}: {', '.join(order)}",
+        statements=[*_statements(pairs), Statement(CAUTION)],
+        picture=shelf.picture(
+            item(picture),
+            "Performance of every training by variant",
+            "Each dot is a training of the whole cohort, tested on people it had not seen; lines "
+            "join trainings on the same splits, bars are means, the dotted line is chance.",
+            "chart",
+        ),
+        means=_means(every, order),
+        pairs=_pairs(pairs),
+        models=facts.get("Variants", {}),
+        notes=notes.gather(shelf, {"logs/group.json": log}, f"{stem}_*.json"),
+        troubles=shelf.troubles,
+        logged=bool(log),
+        methods=methods_text(recipe, notes.versions(shelf, log)) if recipe else None,
+        versions=notes.versions(shelf, log),
+        run=[("Command", " ".join(map(str, log.get("Command", []))))],
+    )
+
+
+def _statements(pairs: pd.DataFrame) -> list[Statement]:
+    """A sentence per pair about balanced accuracy."""
+    chosen = pairs[pairs["metric"] == SHOWN[0]] if "metric" in pairs else pairs
+    return [_statement(row) for row in chosen.to_dict("records")]
+
+
+def _statement(row: dict) -> Statement:
+    first, second = str(row["first"]), str(row["second"])
+    means = f"{wording.percent(row['first_mean'])} against {wording.percent(row['second_mean'])}"
+    said = f"Balanced accuracy of {first} against {second}: {means}"
+    p, divisions = row["p_divisions"], int(row["divisions"])
+    if pd.isna(p):
+        return Statement(f"{said}; they do not differ.")
+    if least_p(divisions) > ALPHA:
+        return Statement(
+            f"{said}. Whether that is chance cannot be told from {wording.count(divisions, 'split')}"
+            f": with so few, no p below {least_p(divisions):.3g} can come out."
+        )
+    verdict = "a difference" if p < ALPHA else "which may be chance"
+    return Statement(f"{said}, {verdict} (p = {p:.2g} over {divisions} splits).")
+
+
+def _means(every: pd.DataFrame, order: list[str]) -> Table | None:
+    """Mean and SD over trainings, a row per metric and a column per variant."""
+    if every.empty:
+        return None
+    every = every.assign(variant=every["variant"].astype(str))
+    rows = []
+    for metric in (*SHOWN, *EFFORT):
+        found = every[every["metric"] == metric].groupby("variant")["value"]
+        if found.ngroups:
+            rows.append([_name(metric), *(_mean(found.get_group(one), metric) for one in order)])
+    columns = ["Mean (SD over trainings)", *order]
+    return Table("Performance and effort", columns, rows, [False, *[True] * len(order)])
+
+
+def _mean(values: pd.Series, metric: str) -> str:
+    spread = values.std(ddof=1)
+    written = (
+        f"{one:.3g}" if metric in EFFORT else f"{one:.3f}" for one in (values.mean(), spread)
+    )
+    mean, sd = written
+    return mean if pd.isna(spread) else f"{mean} ({sd})"
+
+
+def _name(metric: str) -> str:
+    named = {"updates": "Updates until the end", "seconds": "Seconds until the end"}
+    return named.get(metric) or wording.METRICS.get(metric, wording.heading(metric))
+
+
+def _pairs(pairs: pd.DataFrame) -> Table | None:
+    if pairs.empty:
+        return None
+    shown = pairs[pairs["metric"].isin((*SHOWN, *EFFORT))]
+    titles = {
+        "p_trainings": "p, all trainings",
+        "p_divisions": "p, divisions",
+        "difference_sd": "SD of the difference",
+    }
+    shown = shown.assign(metric=shown["metric"].map(_name))
+    return table_of(shown, "Pairs, Wilcoxon’s signed-rank test", titles=titles)
