@@ -82,9 +82,10 @@ def _statement(row: dict) -> Statement:
     if pd.isna(p):
         return Statement(f"{said}; they do not differ.")
     if least_p(divisions) > ALPHA:
+        splits = wording.count(divisions, "split")
         return Statement(
-            f"{said}. Whether that is chance cannot be told from {wording.count(divisions, 'split')}"
-            f": with so few, no p below {least_p(divisions):.3g} can come out."
+            f"{said}. Whether that is chance cannot be told from {splits}: with so few, no p below "
+            f"{least_p(divisions):.3g} can come out."
         )
     verdict = "a difference" if p < ALPHA else "which may be chance"
     return Statement(f"{said}, {verdict} (p = {p:.2g} over {divisions} splits).")
@@ -105,12 +106,9 @@ def _means(every: pd.DataFrame, order: list[str]) -> Table | None:
 
 
 def _mean(values: pd.Series, metric: str) -> str:
+    form = ".3g" if metric in EFFORT else ".3f"
     spread = values.std(ddof=1)
-    written = (
-        f"{one:.3g}" if metric in EFFORT else f"{one:.3f}" for one in (values.mean(), spread)
-    )
-    mean, sd = written
-    return mean if pd.isna(spread) else f"{mean} ({sd})"
+    return f"{values.mean():{form}}" + ("" if pd.isna(spread) else f" ({spread:{form}})")
 
 
 def _name(metric: str) -> str:

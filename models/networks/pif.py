@@ -34,6 +34,9 @@ _ADNI_B = (Stage(64, (3, 3)), Stage(64, (3, 2)), Stage(64), Stage(64))
 _UKB_A = (Stage(8, (3, 3)), Stage(16, (3, 3)), Stage(32), Stage(64))
 _UKB_B = (Stage(8, (3, 3)), Stage(32, (3, 3)))
 
+_MS = (Stage(64), Stage(64, (3, 1)))
+
+# study, model, whether it ends in patch-individual filters
 PLANS = {
     ("adni", "A", False): Plan((*_ADNI_A, Stage(36, (4, 2))), hidden=80),
     ("adni", "B", False): Plan((*_ADNI_B, Stage(36, (4, 2))), hidden=80),
@@ -43,8 +46,8 @@ PLANS = {
     ("ukb", "B", False): Plan((*_UKB_B, Stage(64), Stage(64, (4, 3)))),
     ("ukb", "A", True): Plan(_UKB_A, filters=6),
     ("ukb", "B", True): Plan((*_UKB_B, Stage(64, (3, 2))), filters=6),
-    ("ms", "A", False): Plan((Stage(16, (3, 3)), Stage(32, (3, 3)), Stage(64), Stage(64, (3, 1)))),
-    ("ms", "B", False): Plan((Stage(64, (3, 3)), Stage(64, (3, 3)), Stage(64), Stage(64, (3, 1)))),
+    ("ms", "A", False): Plan((Stage(16, (3, 3)), Stage(32, (3, 3)), *_MS)),
+    ("ms", "B", False): Plan((Stage(64, (3, 3)), Stage(64, (3, 3)), *_MS)),
     ("ms", "A", True): Plan(
         (Stage(16, (3, 3)), Stage(32, (3, 2)), Stage(64), Stage(64)), filters=4
     ),
