@@ -82,6 +82,11 @@ def _what(root: Parser) -> None:
     group.add_argument("--covariates", metavar="COLUMN", nargs="*", help="for the statistics")
     group.add_argument("--atlas", metavar="NAME|FILE", help="regions (default: the recipe's)")
     group.add_argument("--model", metavar="NAME|DIR", help="stored model to explain with")
+    group.add_argument(
+        "--compare",
+        metavar="KEY=a,b,c",
+        help="run the recipe with each value of a key, or of config=FILE,FILE, on the same splits",
+    )
     group.add_argument("--force", action="store_true", help="redo what is already done")
 
 
@@ -198,9 +203,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _check_folders(options)
         prepare_environment(options)
+        chosen = settings(options, ("brainwhy", *arguments))
+        if options.compare:
+            from bidsapp.compare import run_compared
+
+            return run_compared(chosen, options.compare)
         from bidsapp.run import run
 
-        return run(settings(options, ("brainwhy", *arguments)))
+        return run(chosen)
     except (InputError, PermissionError) as error:
         if options.debug:
             raise

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bidsapp import run
 from bidsapp.diary import tell
-from bidsapp.settings import Recipe, Settings, parse
+from bidsapp.settings import Recipe, Settings, parse, read_toml
 from models.errors import InputError
 from models.training.comparison import compare
 from pipelines.charts import trainings
@@ -76,7 +76,7 @@ def run_compared(settings: Settings, asked: str) -> int:
 
 
 def variants_of(settings: Settings, asked: str) -> tuple[str, list[Variant]]:
-    """The key and the variants of ``KEY=a,b,c``.
+    """The key and the variants of ``KEY=a,b,c``; ``config=a.toml,b.toml`` lays files over it.
 
     Raises
     ------
@@ -90,7 +90,8 @@ def variants_of(settings: Settings, asked: str) -> tuple[str, list[Variant]]:
             f"--compare {asked}: write KEY=a,b,c with a key of the recipe, such as "
             "preprocessing.registration=none,linear,nonlinear"
         )
-    variants = [Variant(name, _with(settings, key.strip(), name)) for name in dict.fromkeys(names)]
+    make = _of_file if key.strip() == "config" else _of_value
+    variants = [make(settings, key.strip(), name) for name in dict.fromkeys(names)]
     models = [one.model for one in variants]
     if len(set(models)) < len(models):
         raise InputError(
@@ -99,7 +100,7 @@ def variants_of(settings: Settings, asked: str) -> tuple[str, list[Variant]]:
     return key.strip(), variants
 
 
-def _with(settings: Settings, key: str, name: str) -> Settings:
+def _of_value(settings: Settings, key: str, name: str) -> Variant:
     table = deepcopy(settings.recipe.as_dict())
     *parents, last = key.split(".")
     inner: Any = table
@@ -110,7 +111,14 @@ def _with(settings: Settings, key: str, name: str) -> Settings:
     inner[last] = {"name": name} if key == "network" else _value(name)
     table["name"] = f"{settings.recipe.name}-{label(name)}"
     recipe = parse(Recipe, table, f"{settings.recipe.name} with {key} = {name}")
-    return replace(settings, recipe=recipe, explain=False)
+    return Variant(name, replace(settings, recipe=recipe, explain=False))
+
+
+def _of_file(settings: Settings, _: str, file: str) -> Variant:
+    name = Path(file).stem
+    recipe = settings.recipe.overridden(read_toml(file), file)
+    recipe = recipe.overridden({"name": f"{settings.recipe.name}-{label(name)}"})
+    return Variant(name, replace(settings, recipe=recipe, explain=False))
 
 
 def _value(text: str) -> Any:

@@ -15,10 +15,12 @@ from bidsapp import __version__
 from bidsapp.cohort import CohortTable, build_cohort, check_table
 from bidsapp.diary import Diary, tell
 from bidsapp.likeness import balanced_away, read_likeness
-from bidsapp.settings import Recipe, Settings
+from bidsapp.settings import Recipe, Settings, parse
 from models.attribution import OF_REGIONS
 from models.errors import InputError
 from models.training.optimiser import adam
+from models.training.protocol import Protocol
+from models.training.search import applied, every_setting
 from models.training.splits import Split, split_people
 from pipelines.atlases import SHIPPED, atlas
 from pipelines.derivatives import (
@@ -85,7 +87,7 @@ def run(settings: Settings) -> int:
     models.errors.InputError
         Nothing can be run at all.
     """
-    _check_recipe(settings)
+    check_recipe(settings)
     failed = False
     for number, level in enumerate(settings.levels):
         if settings.dry_run and number > 0:
@@ -102,13 +104,17 @@ def run(settings: Settings) -> int:
     return FAILED if failed else DONE
 
 
-def _check_recipe(settings: Settings) -> None:
+def check_recipe(settings: Settings) -> None:
     """Refuse now what would otherwise fail after hours of preprocessing or training."""
     if "group" not in settings.levels or settings.reports_only:
         return
     recipe = settings.recipe
-    network = new_network(_network(settings), recipe.preprocessing.network_grid)
-    adam(network, recipe.training.protocol)
+    for changes in every_setting(recipe.training.search):
+        network, protocol = applied(changes, _network(settings), asdict(recipe.training.protocol))
+        adam(
+            new_network(network, recipe.preprocessing.network_grid),
+            parse(Protocol, protocol, settings.recipe_source, "training.protocol"),
+        )
     atlas(recipe.regions.atlas)
     for attribution in recipe.attribution:
         check_values(attribution)
@@ -278,6 +284,8 @@ def _explain(
 
 def _fitting_model(settings: Settings, diary: Diary) -> StoredModel | None:
     """The stored model, if it was trained on images such as this run makes."""
+    if not settings.explain:
+        return None
     model = choose_model(settings.output_dir, settings.model)
     if model is None:
         return None
@@ -402,7 +410,7 @@ def _run_group(
 
 
 def _cohort(settings: Settings) -> CohortTable:
-    images = _registered(settings)
+    images = registered(settings)
     options = settings.recipe.preprocessing
     if not images:
         raise InputError(
@@ -416,7 +424,7 @@ def _cohort(settings: Settings) -> CohortTable:
     return build_cohort(settings.output_dir, images, recipe.cohort, settings.participants, volumes)
 
 
-def _registered(settings: Settings) -> dict[tuple[str, str], Path]:
+def registered(settings: Settings) -> dict[tuple[str, str], Path]:
     """Images of the recipe's registration on disk, by participant and session."""
     found = _modality(settings).stored(settings.output_dir, _options(settings))
     chosen = settings.sessions
@@ -460,6 +468,7 @@ def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         volumes=recipe.regions.volumes,
         starts=starts,
         space=_space(recipe),
+        search=asdict(recipe.training.search) if recipe.training.search.draws else {},
     )
 
 

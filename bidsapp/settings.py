@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from models.errors import InputError
 from models.grids import GRIDS, Grid
 from models.training.protocol import Protocol
+from models.training.search import Search
 from models.training.splits import Plan
 from models.training.transfer import Transfer
 from pipelines.preprocess import MODALITIES
@@ -160,8 +161,14 @@ class Training:
     balance: Balance = field(default_factory=Balance)
     protocol: Protocol = field(default_factory=Protocol)
     transfer: Transfer = field(default_factory=Transfer)
+    search: Search = field(default_factory=Search)
 
     def __post_init__(self) -> None:
+        if self.search.draws and self.protocol.select == "last":
+            raise InputError(
+                "[training.search]: needs validation people to judge the draws by; give "
+                "[training.protocol] select a validation metric"
+            )
         _one_of("[training] split", self.split, ("kfold", "holdout"))
         for name, least, most in (
             ("folds", 2, math.inf),
@@ -273,6 +280,7 @@ class Settings:
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by modality
     dataset_links: Mapping[str, str] = field(default_factory=dict)
     model: str | None = None
+    explain: bool = True  # with a stored model, at participant level
     device: str = "cpu"
     nprocs: int = 1
     omp_nthreads: int = 1

@@ -50,6 +50,8 @@ class Study:
     seed : int
     volumes : dict
         Region, sides joined, to the column of the cohort table that holds its volume.
+    search : dict
+        The recipe's [training.search].
     starts : Starts, optional
         Stored networks that the folds start from.
     space : str
@@ -72,6 +74,7 @@ class Study:
     volumes: Mapping[str, str] = field(default_factory=dict)
     starts: Starts | None = None
     space: str = SPACE
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def registered(self) -> bool:
@@ -100,6 +103,7 @@ class Study:
             "Folds": folds,
             "Versions": dict(versions),
             "Recipe": recipe,
+            "Search": dict(self.search),
             "Transfer": self.starts.provenance if self.starts else None,
             "IntendedUse": "research; not a medical device",
         }
@@ -252,6 +256,7 @@ class _Plan:
                 cohort=self.cohort,
                 network=dict(study.network),
                 protocol=dict(study.protocol),
+                search=dict(study.search),
                 seed=study.seed,
                 model=study.model,
                 stored=str(self.output_dir),

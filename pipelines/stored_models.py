@@ -93,7 +93,7 @@ class StoredModel:
         """
         allowed, known = [], False
         for fold in self.folds:
-            split = self._split(fold)
+            split = self.split(fold)
             roles = split.loc[split["participant_id"] == f"sub-{participant}", "role"]
             known |= len(roles) > 0
             if all(role in ("test", "unused") for role in roles):
@@ -105,24 +105,25 @@ class StoredModel:
 
         Where the network is a user's, this runs the Python file in the model's folder.
         """
+        return new_network(self._table, self.grid)
+
+    @property
+    def _table(self) -> dict[str, Any]:
         table = dict(self.card["Network"])
-        if "file" in table:
-            table["file"] = str(self.folder / table["file"])
-        return new_network(table, self.grid)
+        return table | ({"file": str(self.folder / table["file"])} if "file" in table else {})
 
     def network(self, fold: int) -> nn.Module:
         """The trained network of a fold, in eval mode."""
-        network = self.new_network()
-        network.load_state_dict(load_file(self.weights(fold)))
-        return network.eval()
+        return trained_network(self.weights(fold), self._table, self.grid)
 
     def seen_by(self, fold: int) -> set[str]:
         """Participants (without ``sub-``) on whom a fold was trained or validated."""
-        split = self._split(fold)
+        split = self.split(fold)
         seen = split.loc[split["role"].isin(("train", "validation")), "participant_id"]
         return set(seen.str.removeprefix("sub-"))
 
-    def _split(self, fold: int) -> pd.DataFrame:
+    def split(self, fold: int) -> pd.DataFrame:
+        """Who had which role in a fold."""
         path = self.folder / f"model-{self.name}_fold-{fold}_split.tsv"
         if not path.exists():
             raise InputError(
@@ -196,18 +197,44 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def save_weights(network: nn.Module, path: Path, made_by: str) -> None:
-    """Write safetensors; ``made_by`` is the fingerprint of what they were trained on and how."""
+def save_weights(
+    network: nn.Module, path: Path, made_by: str, table: Mapping[str, Any] | None = None
+) -> None:
+    """Write safetensors.
+
+    Parameters
+    ----------
+    made_by : str
+        Fingerprint of what the weights were trained on and how.
+    table : mapping, optional
+        The network's options, which a search may have drawn for this fold alone.
+    """
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    save_file(state, path, metadata={"fingerprint": made_by})
+    own = {key: value for key, value in (table or {}).items() if key not in IDENTITY}
+    save_file(state, path, metadata={"fingerprint": made_by, "network": json.dumps(own)})
 
 
 def made_by(path: Path) -> str:
     """Fingerprint inside a weights file, "" where there is no such file."""
-    if not path.exists():
-        return ""
+    return _metadata(path).get("fingerprint", "") if path.exists() else ""
+
+
+def trained_network(path: Path, table: Mapping[str, Any], grid: Grid) -> nn.Module:
+    """The network of a weights file, in eval mode.
+
+    Parameters
+    ----------
+    table : mapping
+        The model's ``[network]``; options that a search drew for this file go before.
+    """
+    network = new_network(dict(table) | json.loads(_metadata(path).get("network", "{}")), grid)
+    network.load_state_dict(load_file(path))
+    return network.eval()
+
+
+def _metadata(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as stored:
-        return (stored.metadata() or {}).get("fingerprint", "")
+        return stored.metadata() or {}
 
 
 def stored_folds(output_dir: Path, model: str) -> list[str]:

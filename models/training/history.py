@@ -29,10 +29,11 @@ def best_epoch(history: Sequence[Row], metric: str, ignored: int = 0) -> int:
         return 0
     if metric == "last":
         return int(rows[-1]["epoch"])
-    return int(max(rows, key=lambda row: _merit(row, metric))["epoch"])
+    return int(max(rows, key=lambda row: merit(row, metric))["epoch"])
 
 
-def _merit(row: Row, metric: str) -> tuple[float, float]:
+def merit(row: Row, metric: str) -> tuple[float, float]:
+    """How good an epoch is: the metric, higher is better, then the validation loss."""
     loss = -inf if isnan(row["validation_loss"]) else -row["validation_loss"]
     value = loss if metric == "validation_loss" else row[metric]
     return (-inf if isnan(value) else value), loss

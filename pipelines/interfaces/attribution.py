@@ -194,19 +194,16 @@ class ExplainFold(SimpleInterface):
     can_resume = True  # occlusion goes on where it was
 
     def _run_interface(self, runtime: Any) -> Any:
-        from safetensors.torch import load_file
-
         from models.training.splits import Split
         from models.volumes import open_cache
-        from pipelines.stored_models import new_network
+        from pipelines.stored_models import trained_network
 
         folder = Path(runtime.cwd) / "maps"
         folder.mkdir(exist_ok=True)
         split = Split(**self.inputs.split)
         cohort, cache = read_cohort(self.inputs.cohort), open_cache(Path(self.inputs.cache))
         rows = rows_of(cohort, split.people("test"), "test")
-        network = new_network(self.inputs.network, cache.grid)
-        network.load_state_dict(load_file(self.inputs.weights))
+        network = trained_network(Path(self.inputs.weights), self.inputs.network, cache.grid)
         network.to(self.inputs.device)
         index: dict[str, Any] = {"keys": [cache.keys[row] for row in rows], "fold": split.number}
         regions = Regions.of_space(self.inputs.space, self.inputs.atlas, cache.grid)

@@ -126,6 +126,7 @@ class TrainFoldInputSpec(BaseInterfaceInputSpec):
     split = traits.Dict(mandatory=True, desc="repeat, fold, number, roles")
     network = traits.Dict(mandatory=True)
     protocol = traits.Dict(mandatory=True)
+    search = traits.Dict({}, usedefault=True, desc="[training.search] of the recipe")
     seed = traits.Int(mandatory=True)
     model = traits.Str(mandatory=True, desc="label of the model")
     transfer = traits.Dict({}, usedefault=True, desc="stored network that the weights start from")
@@ -161,6 +162,8 @@ class TrainFold(SimpleInterface):
             "split": model_file(self.inputs.model, "split", ".tsv", split.number),
             "history": model_file(self.inputs.model, "history", ".tsv", split.number),
         }
+        if self.inputs.search.get("draws"):
+            paths["search"] = model_file(self.inputs.model, "search", ".tsv", split.number)
         files = {name: cwd / Path(path).name for name, path in paths.items()}
         this = fingerprint(
             REVISION,
@@ -169,12 +172,13 @@ class TrainFold(SimpleInterface):
             self.inputs.split,
             stored_models.identity(self.inputs.network),
             self.inputs.protocol,
+            self.inputs.search,
             self.inputs.seed,
             transfer.identity(self.inputs.transfer),
         )
         old = {name: Path(self.inputs.stored) / path for name, path in paths.items()}
         if self.inputs.stored and not self.inputs.force and made_by(old["weights"]) == this:
-            for name in ("weights", "history"):
+            for name in {"weights", "history", "search"} & set(files):
                 copyfile(old[name], files[name])
         else:
             self._train(files, split, this)
@@ -206,6 +210,40 @@ class TrainFold(SimpleInterface):
         return files
 
     def _train(self, files: dict[str, Path], split: Any, this: str) -> None:
+        """Train by every setting that the search draws, and keep what validates best."""
+        from models.training.history import merit, summary
+        from models.training.search import Search, applied, best, draw
+
+        rows, merits = [], []
+        search = Search(**self.inputs.search)
+        settings = draw(search, self.inputs.seed + split.number)
+        for number, changes in enumerate(settings, start=1):
+            own = {
+                name: path.with_name(f"draw-{number}_{path.name}") for name, path in files.items()
+            }
+            tables = applied(changes, self.inputs.network, self.inputs.protocol)
+            history, protocol = self._train_once(own, split, f"{this[:16]}-{number}", this, *tables)
+            kept = next(row for row in history if row["selected"])
+            merits.append(merit(kept, protocol.select) if search.draws else (0.0,))
+            rows.append({"draw": number, **changes, **_flat(summary(history, protocol))})
+        chosen = best(merits)
+        for name in ("weights", "history"):
+            path = files[name]
+            path.with_name(f"draw-{chosen + 1}_{path.name}").replace(path)
+        if "search" in files:
+            table = pd.DataFrame(rows)
+            write_table(files["search"], table.assign(kept=table.index == chosen))
+
+    def _train_once(
+        self,
+        files: dict[str, Path],
+        split: Any,
+        checkpoint: str,
+        this: str,
+        table: dict[str, Any],
+        options: dict[str, Any],
+    ) -> tuple[list[dict[str, float]], Any]:
+        """Train one network; ``table`` and ``options`` are the recipe's network and protocol."""
         import torch
 
         from models.training.augmentation import Augmentation
@@ -219,12 +257,11 @@ class TrainFold(SimpleInterface):
         sides = sides_of(cohort, split)
         seed = self.inputs.seed + split.number
         torch.manual_seed(seed)
-        network = new_network(self.inputs.network, cache.grid)
+        network = new_network(table, cache.grid)
         names = [image_name(*key) for key in cache.keys]
         tested = rows_of(cohort, split.people("test"), "test")
         check_images(self.inputs.transfer, {names[i]: cache.image_hashes[i] for i in tested})
         start(network, self.inputs.transfer)
-        options = dict(self.inputs.protocol)
         protocol = Protocol(augmentation=Augmentation(**options.pop("augmentation", {})), **options)
         history = train(
             network,
@@ -235,7 +272,7 @@ class TrainFold(SimpleInterface):
             protocol=protocol,
             seed=seed,
             device=self.inputs.device,
-            checkpoint=files["weights"].with_name(f"checkpoint-{this[:16]}.pt"),
+            checkpoint=files["weights"].with_name(f"checkpoint-{checkpoint}.pt"),
             names=names,
             report=lambda row: log.info(
                 "fold %d, epoch %d: training loss %.3f",
@@ -245,19 +282,17 @@ class TrainFold(SimpleInterface):
             ),
         )
         write_table(files["history"], pd.DataFrame(history))
-        save_weights(network, files["weights"], this)
+        save_weights(network, files["weights"], this, table)
+        return history, protocol
 
     def _scores(
         self, weights: Path, cohort: pd.DataFrame, cache: Any, rows: list[int], split: Any
     ) -> pd.DataFrame:
-        from safetensors.torch import load_file
-
         from models.training.evaluation import predict
         from models.training.objective import log_odds, probability
-        from pipelines.stored_models import new_network
+        from pipelines.stored_models import trained_network
 
-        network = new_network(self.inputs.network, cache.grid)
-        network.load_state_dict(load_file(weights))
+        network = trained_network(weights, self.inputs.network, cache.grid)
         network.to(self.inputs.device)
         scores = predict(network, cache.volumes, rows, device=self.inputs.device)
         chosen = cohort.iloc[rows]
@@ -272,6 +307,12 @@ class TrainFold(SimpleInterface):
                 "probability": probability(scores).numpy(),
             }
         )
+
+
+def _flat(summary: dict[str, Any]) -> dict[str, Any]:
+    """What a training took and reached, in one row."""
+    rest = {key.lower(): value for key, value in summary.items() if key != "Validation"}
+    return rest | summary["Validation"]
 
 
 class PredictionsInputSpec(BaseInterfaceInputSpec):
