@@ -231,18 +231,15 @@ def _scores(output_dir: Path, variant: Variant) -> pd.DataFrame:
 
 
 def _effort(output_dir: Path, variant: Variant) -> pd.DataFrame:
-    """Updates, epochs and seconds until each training ended, mean over the folds of a repeat."""
+    """Epochs, updates and seconds until a training ended: means over the folds of a repeat."""
     model = StoredModel(output_dir / model_folder(variant.model))
     rows = []
     for fold in model.folds:
-        history, split = model.history(fold), model.split(fold).iloc[0]
-        taken = {
-            "epochs": len(history),
-            "updates": history["updates"].sum(),
-            "seconds": history["seconds"].sum(),
-        }
+        split = model.split(fold).iloc[0]
         where = {"division": split["division"], "repeat": split["repeat"]}
-        rows += [{**where, "metric": name, "value": value} for name, value in taken.items()]
+        rows += [
+            {**where, "metric": name, "value": value} for name, value in model.effort(fold).items()
+        ]
     keys = ["division", "repeat", "metric"]
     means = pd.DataFrame(rows).groupby(keys, sort=False, as_index=False)["value"].mean()
     return means.assign(variant=variant.name)

@@ -136,6 +136,17 @@ class StoredModel:
         """History of a fold's training, a row per epoch."""
         return read_table(self.folder / f"model-{self.name}_fold-{fold}_history.tsv")
 
+    def effort(self, fold: int) -> dict[str, float]:
+        """Epochs, updates and seconds until a training of the fold ended; mean over its draws."""
+        searched = self.folder / f"model-{self.name}_fold-{fold}_search.tsv"
+        if searched.exists():
+            return read_table(searched)[list(EFFORT)].mean().to_dict()
+        history = self.history(fold)
+        return {"epochs": len(history), **history[["updates", "seconds"]].sum().to_dict()}
+
+
+EFFORT = ("epochs", "updates", "seconds")
+
 
 def grid_from_card(entry: Mapping[str, Any]) -> Grid:
     """Grid of a model card: name, shape, voxel_mm, origin_mm."""

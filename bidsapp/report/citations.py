@@ -33,6 +33,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "1995;57:289–300.",
         _DOI + "10.1111/j.2517-6161.1995.tb02031.x",
     ),
+    "bergstra2012": (
+        "Bergstra J, Bengio Y. Random search for hyper-parameter optimization. Journal of Machine "
+        "Learning Research 2012;13:281–305.",
+        "https://jmlr.org/papers/v13/bergstra12a.html",
+    ),
     "boehle2019": (
         "Böhle M, Eitel F, Weygandt M, Ritter K. Layer-wise relevance propagation for explaining "
         "deep neural network decisions in MRI-based Alzheimer's disease classification. Frontiers "
@@ -56,6 +61,12 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "CNNs to harness the spatial homogeneity of neuroimaging data. Scientific Reports "
         "2021;11:24447.",
         _DOI + "10.1038/s41598-021-03785-9",
+    ),
+    "eitelritter2019": (
+        "Eitel F, Ritter K. Testing the robustness of attribution methods for convolutional neural "
+        "networks in MRI-based Alzheimer's disease classification. Interpretability of Machine "
+        "Intelligence in Medical Image Computing, LNCS 2019;11797:3–11.",
+        _DOI + "10.1007/978-3-030-33850-3_1",
     ),
     "estudillo2022": (
         "Estudillo-Romero A, Haegelen C, Jannin P, Baxter JSH. Voxel-based diktiometry: combining "
@@ -129,8 +140,8 @@ REFERENCES: dict[str, tuple[str, str]] = {
     ),
     "klingenberg2021": (
         "Klingenberg M, Stark D, Eitel F, Ritter K. MRI image registration considerably improves "
-        "CNN-based disease classification. Machine Learning in Clinical Neuroimaging (MLCN) "
-        "2021:44–52.",
+        "CNN-based disease classification. Machine Learning in Clinical Neuroimaging, LNCS "
+        "2021;13001:44–52.",
         _DOI + "10.1007/978-3-030-87586-2_5",
     ),
     "liu2018": (

@@ -215,6 +215,7 @@ def _network(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
         _task(recipe.get("cohort") or {}),
         _optimiser(protocol, versions),
         _stopping(protocol),
+        _search(training.get("search") or {}),
         _augmentation({**protocol, **(protocol.get("augmentation") or {})}),
         _split(training),
         _INTERVALS,
@@ -299,6 +300,17 @@ def _stopping(training: Mapping[str, Any]) -> str | None:
     keeping = f"the weights of {kept} were kept" if kept else ""
     joined = "; ".join(part for part in (length, keeping) if part)
     return f"{joined[0].upper()}{joined[1:]}." if joined else None
+
+
+def _search(search: Mapping[str, Any]) -> str | None:
+    if not search.get("draws"):
+        return None
+    names = [key.rpartition(".")[2].replace("_", " ") for key in search.get("space") or {}]
+    return (
+        f"In every split, {search['draws']} networks were trained with settings drawn at random "
+        f"({listing(names)}) [@bergstra2012], and the one that did best in the validation people "
+        "was kept."
+    )
 
 
 def _augmentation(table: Mapping[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from models.errors import InputError
 from models.grids import Grid
+from models.training.checkpoint import save as save_checkpoint
 from models.volumes import write_cache
 from pipelines.derivatives import place, read_table, remove_older, write_table
 from pipelines.images import network_input, write_nifti
@@ -46,15 +48,18 @@ def cohort(tmp_path):
 def train(folder, cohort, output_dir, **inputs):
     """Run one fold in ``folder``, save it to ``output_dir`` and say what it was made of."""
     table, cache = cohort
-    inputs = {"network": {"name": "demo"}, "model": "m"} | inputs
-    folder.mkdir()
+    inputs = {
+        "network": {"name": "demo"},
+        "model": "m",
+        "split": {"repeat": 1, "fold": 1, "number": 1, "roles": ROLES},
+        "protocol": {"epochs": 1, "select": "last", "patience": 0},
+    } | inputs
+    folder.mkdir(exist_ok=True)
     write_table(folder / "cohort.tsv", table)
     fold = TrainFold(
         cache=str(folder.parent / "cache"),
         content_hash=cache.content_hash,
         cohort=folder / "cohort.tsv",
-        split={"repeat": 1, "fold": 1, "number": 1, "roles": ROLES},
-        protocol={"epochs": 1, "select": "last", "patience": 0},
         seed=0,
         stored=str(output_dir),
         **inputs,
@@ -212,3 +217,64 @@ def test_only_older_files_of_the_model_are_removed(tmp_path):
 def test_impossible_values_are_refused_before_training(attribution):
     with pytest.raises(InputError):
         check_values(attribution)
+
+
+# --- random search -------------------------------------------------------------------------------
+
+
+SEARCH = {
+    "draws": 3,
+    "space": {"network.width": [2, 3], "training.protocol.learning_rate": [1e-3, 1e-2]},
+    "each": "network.width",
+    "at_least": 1,
+}
+VALIDATED = ROLES | {"03": "validation", "04": "validation"}
+
+
+def search(folder, cohort, output_dir, **inputs):
+    file = output_dir.parent / "mynet.py"
+    file.write_text(OWN)
+    protocol = {"epochs": 2, "select": "validation_loss", "patience": 0}
+    split = {"repeat": 1, "fold": 1, "number": 1, "roles": VALIDATED}
+    made = {"network": sealed({"file": str(file)}), "search": SEARCH} | inputs
+    return train(folder, cohort, output_dir, split=split, protocol=protocol, **made)
+
+
+def test_a_search_keeps_the_draw_that_validates_best(cohort, tmp_path):
+    first = search(tmp_path / "a", cohort, tmp_path / "out")
+    folder = tmp_path / "out/models/model-m"
+    table = read_table(folder / "model-m_fold-1_search.tsv")
+    assert set(table["network.width"]) == {2, 3}
+    assert len(table) == 3
+    kept = table[table["kept"]]
+    assert kept["validation_loss"].tolist() == [table["validation_loss"].min()]
+    effort = StoredModel(folder).effort(1)
+    assert effort == {name: table[name].mean() for name in ("epochs", "updates", "seconds")}
+    history = read_table(folder / "model-m_fold-1_history.tsv")
+    chosen = history.loc[history["selected"] == 1, "validation_loss"]
+    assert chosen.tolist() == pytest.approx(kept["validation_loss"].tolist())
+    # The weights say by themselves which of the networks they belong to.
+    weights = load_file(folder / "model-m_fold-1_weights.safetensors")
+    assert len(weights["0.weight"]) == kept["network.width"].iloc[0]
+    assert search(tmp_path / "b", cohort, tmp_path / "out") == first
+    assert not list((tmp_path / "b").glob("checkpoint-*"))
+    again = read_table(folder / "model-m_fold-1_search.tsv")
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_what_a_search_drew_is_not_trained_again(cohort, tmp_path, monkeypatch):
+    """A fold that was killed in its third draw goes on there."""
+    whole = search(tmp_path / "a", cohort, tmp_path / "out")
+    kept, folder = tmp_path / "a", tmp_path / "b"
+    folder.mkdir()
+    for path in sorted(kept.glob("checkpoint-*"))[:2]:
+        copyfile(path, folder / path.name)
+    seen = []
+    monkeypatch.setattr(
+        "models.training.loop.save", lambda *a, **k: seen.append(a) or save_checkpoint(*a, **k)
+    )
+    assert search(folder, cohort, tmp_path / "out", force=True) == whole
+    assert len(seen) == 2  # the epochs of the third draw
+    theirs = load_file(kept / "model-m_fold-1_weights.safetensors")
+    ours = load_file(folder / "model-m_fold-1_weights.safetensors")
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
