@@ -438,11 +438,20 @@ def _check_design(options: StatisticsOptions) -> None:
         contrast_label(options.contrast)
     for name in options.categorical:
         _one_of("[statistics] categorical", name, tuple(options.columns))
-    parametric = {"fdr", "random_field"} & set(options.corrections)
+    parametric = " and ".join(sorted({"fdr", "random_field"} & set(options.corrections)))
     if options.variance_groups and parametric:
         raise InputError(
-            f"[statistics] variance_groups: {' and '.join(sorted(parametric))} assume one "
-            "variance; leave one of both out"
+            f"[statistics] variance_groups: {parametric} assume one variance; leave one of both out"
+        )
+    if options.exchange_whole and parametric:
+        raise InputError(
+            f"[statistics] exchange_whole: {parametric} assume that people are independent; leave "
+            "one of both out"
+        )
+    if options.exchange_within and options.flips:
+        raise InputError(
+            "[statistics] exchange_within: signs are flipped here, nobody changes places; leave it "
+            "out"
         )
 
 

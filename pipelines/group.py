@@ -16,7 +16,8 @@ from pipelines.interfaces.analytics import AnalyseMethod, CompareMethods
 from pipelines.interfaces.attribution import ExplainFold, SummariseMethod
 from pipelines.interfaces.networks import PackVolumes, Predictions, TrainFold
 from pipelines.interfaces.sink import SaveProducts
-from pipelines.interfaces.statistics import VoxelwiseTest, check_columns
+from pipelines.interfaces.statistics import VoxelwiseTest
+from pipelines.people import check_design
 from pipelines.statistics import StatisticsOptions
 from pipelines.stored_models import network_file
 from pipelines.transfer import Starts
@@ -228,6 +229,12 @@ class _Plan:
         return [fold["repeat"] for fold in self.folds]
 
     @property
+    def _tested(self) -> set[str]:
+        """Participants who are tested in any fold."""
+        roles = [role for fold in self.folds for role in fold["roles"].items()]
+        return {person for person, role in roles if role == "test"}
+
+    @property
     def _shared(self) -> dict[str, Any]:
         study = self.study
         return {
@@ -356,9 +363,9 @@ class _Plan:
             name="test",
             mem_gb=2,
         )
-        if options.columns:
+        if options.columns or options.blocks:
             participants = self.output_dir / "participants.tsv"
-            check_columns(participants, options.columns)
+            check_design(options, study.classes, self.cohort, participants, self._tested)
             test.inputs.participants = participants
         test.inputs.name = sorted(options.maps, key=lambda name: name != "image")
         return test

@@ -98,6 +98,10 @@ class StatisticsOptions:
         Columns of numbers that are names, such as those of sites.
     variance_groups : bool
         Whether the classes may differ in variance; signs are then flipped.
+    exchange_within : str
+        Column of participants.tsv; people change places only with those of the same value (sites).
+    exchange_whole : str
+        Column of participants.tsv; people of the same value (families) move, or flip, together.
     cluster_atlases : tuple of str
         Atlases whose shares of a cluster are named, beside that of the region tables.
     memory_mb : float
@@ -116,6 +120,8 @@ class StatisticsOptions:
     contrast: str | tuple[str, ...] = ""
     categorical: tuple[str, ...] = ()
     variance_groups: bool = False
+    exchange_within: str = ""
+    exchange_whole: str = ""
     cluster_atlases: tuple[str, ...] = ()
     memory_mb: float = 0.0
 
@@ -123,6 +129,11 @@ class StatisticsOptions:
     def columns(self) -> list[str]:
         """Columns of participants.tsv that the terms name."""
         return list(dict.fromkeys(name for term in self.terms for name in term.split(":")))
+
+    @property
+    def blocks(self) -> list[str]:
+        """Columns of participants.tsv that say who may change places with whom."""
+        return [name for name in (self.exchange_within, self.exchange_whole) if name]
 
     @property
     def rows(self) -> list[str]:

@@ -1,121 +1,19 @@
-"""One voxelwise test: who is in it, by which design, and every correction that was asked for."""
+"""One voxelwise test with every correction that was asked for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from models.errors import InputError
 from models.grids import Grid
 from models.statistics.exchange import Exchange
 from models.statistics.fdr import adjusted_p, p_of_f, p_of_t
-from models.statistics.glm import Design, fit, two_group_design
+from models.statistics.glm import Design, fit
 from models.statistics.permutation import Corrected, PermutationResult, Spatial, permutation_test
 from pipelines.statistics import CLUSTERS, CORRECTIONS, StatisticsOptions
 
 CONNECTIVITY = 18
-
-
-# --- people --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class People:
-    """Who is tested, in the order of the maps.
-
-    Parameters
-    ----------
-    labels : numpy.ndarray
-        (people,), the class of each.
-    columns : pandas.DataFrame
-        (people, columns), what the design is made of, without gaps.
-    """
-
-    labels: np.ndarray
-    columns: pd.DataFrame
-
-    def design(self, options: StatisticsOptions, classes: Sequence[str]) -> Design:
-        """The recipe's design; without a contrast, positive minus negative class.
-
-        Raises
-        ------
-        models.errors.InputError
-            The terms or the contrast do not fit the columns.
-        """
-        if not options.contrast:
-            names = list(self.columns)
-            values = self.columns.to_numpy(float) if names else None
-            return two_group_design(self.labels == classes[1], values, names)
-        from models.statistics.designs import table_design
-
-        names = [name for name in self.columns if self._tells_the_class(name)]
-        contrast = options.contrast if isinstance(options.contrast, str) else options.rows
-        return table_design(self.columns, options.terms, contrast, [*options.categorical, *names])
-
-    def _tells_the_class(self, name: str) -> bool:
-        """Whether a column is the target, which is a group even where it is written in numbers."""
-        return bool((self.columns[name].map(_text) == self.labels).all())
-
-
-def complete(columns: pd.DataFrame, options: StatisticsOptions) -> tuple[pd.DataFrame, dict]:
-    """Columns as numbers or words, and why people are left out.
-
-    Parameters
-    ----------
-    columns : pandas.DataFrame
-        As read, with the participants as index.
-
-    Returns
-    -------
-    columns : pandas.DataFrame
-        Without the people who lack a value.
-    excluded : dict
-        Participant to the reason.
-    """
-    made = columns.copy()
-    excluded: dict[str, str] = {}
-    for name in columns:
-        words = options.contrast and name in options.categorical
-        made[name] = columns[name] if words else _as_number(columns[name], bool(options.contrast))
-        for person in made.index[made[name].isna()]:
-            excluded.setdefault(person, f"{name} is missing")
-    return made.drop(index=list(excluded)), excluded
-
-
-def _as_number(column: pd.Series, words_allowed: bool) -> pd.Series:
-    """Numbers as they are; a column of two words becomes 0 and 1, or stays where words may."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    if numbers.notna().any() or column.isna().all():
-        return numbers
-    if words_allowed:
-        return column
-    words = sorted(column.dropna().unique())
-    if len(words) > 2:
-        raise InputError(
-            f"participants.tsv: covariate '{column.name}' has {len(words)} different words "
-            f"({', '.join(map(str, words[:4]))}, ...); only numbers or two words can be used"
-        )
-    return column.map({word: float(i) for i, word in enumerate(words)})
-
-
-def _text(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def exchange(options: StatisticsOptions, labels: np.ndarray, folds: np.ndarray | None) -> Exchange:
-    """What may be rearranged: places, within test folds where there are any, or signs.
-
-    Signs change for a mean, and where the classes may differ in variance: changing places between
-    classes of unequal variance is far from valid for the largest of many voxels, even with a
-    statistic that allows for it (44 % in place of 5 % for 8 people of threefold deviation among
-    32, 200 voxels). Flips do not know of test folds.
-    """
-    variance = labels if options.variance_groups else None
-    if options.flips:
-        return Exchange(permute=False, flip=True, variance=variance)
-    return Exchange(within=folds)
 
 
 # --- corrections ---------------------------------------------------------------------------------

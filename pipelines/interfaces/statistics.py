@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from models.grids import Grid
 from pipelines.derivatives import SPACE, grid_sidecar, label, read_table, relative_path, write_table
 from pipelines.heatmaps import HeatmapNames, Products, Regions, anatomy
 from pipelines.images import write_nifti
-from pipelines.interfaces.networks import prediction_keys, read_cohort
+from pipelines.interfaces.networks import prediction_keys
+from pipelines.people import exchange, join_people
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
 
 BRAIN_SHARE = 0.9
@@ -34,7 +34,7 @@ class VoxelwiseTestInputSpec(BaseInterfaceInputSpec):
     stack = traits.Str(mandatory=True, desc="(people, x, y, z) maps; '' takes the images")
     people = File(exists=True, mandatory=True, desc="participant, label and fold of each row")
     cohort = File(exists=True, mandatory=True)
-    participants = File(exists=True, desc="columns of the recipe's terms, where it has any")
+    participants = File(exists=True, desc="columns of the recipe's terms and blocks, if any")
     cache = traits.Str(mandatory=True)
     content_hash = traits.Str(mandatory=True)
     classes = traits.List(traits.Str, mandatory=True)
@@ -97,22 +97,11 @@ class VoxelwiseTest(SimpleInterface):
 
     def _people(self) -> tuple[pd.DataFrame, Any, dict[str, str]]:
         """Rows of the predictions, one per person with complete columns; who is left out, why."""
-        from pipelines.voxelwise import People, complete
-
         table = read_table(Path(self.inputs.people))
         table["row"] = np.arange(len(table))
-        table = table.drop_duplicates("participant_id").set_index("participant_id", drop=False)
-        source = read_cohort(self.inputs.cohort).drop_duplicates("participant_id")
-        names = list(self.inputs.covariates)
-        if self._options.contrast:
-            names = self._options.columns
-            if isdefined(self.inputs.participants):
-                source = read_people(Path(self.inputs.participants))
-        table = table[table["participant_id"].isin(source["participant_id"])]
-        columns = source.set_index("participant_id").loc[table.index, names]
-        columns, excluded = complete(columns, self._options)
-        kept = table.loc[columns.index].reset_index(drop=True)
-        return kept, People(kept["label"].to_numpy(str), columns.reset_index(drop=True)), excluded
+        given = self.inputs
+        participants = Path(given.participants) if isdefined(given.participants) else None
+        return join_people(table, self._options, given.covariates, given.cohort, participants)
 
     def _write_maps(
         self, path: Path, cache: Any, people: pd.DataFrame, rows: list[int], mask: np.ndarray
@@ -146,13 +135,16 @@ class VoxelwiseTest(SimpleInterface):
         if not options.permuted:
             return None
         if options.flips:
-            return "signs are flipped"
-        return "free" if within is None else "within test fold"
+            moves = "signs are flipped"
+        else:
+            limits = ["test fold"] * (within is not None)
+            limits += [options.exchange_within] * bool(options.exchange_within)
+            moves = f"within {' and '.join(limits)}" if limits else "free"
+        whole = f"; people of one {options.exchange_whole} together"
+        return moves + whole * bool(options.exchange_whole)
 
     def _exchange(self, people: Any, within: np.ndarray | None) -> Any:
-        from pipelines.voxelwise import exchange
-
-        return exchange(self._options, people.labels, within)
+        return exchange(self._options, people, within)
 
     def _facts(
         self,
@@ -341,32 +333,6 @@ class _Report:
         figure = null_distribution(one.maxima[1:], one.threshold, float(one.maxima[0]))
         figure.axes[0].set_xlabel(f"largest {one.facts['ThresholdOf']} over the brain")
         return self.shelf.figure(figure, "null")
-
-
-# --- reading -------------------------------------------------------------------------------------
-
-
-def read_people(path: Path) -> pd.DataFrame:
-    """participants.tsv with ``sub-`` before every participant, one row each."""
-    table = read_table(path)
-    ids = table["participant_id"].str.strip().str.removeprefix("sub-")
-    return table.assign(participant_id="sub-" + ids).drop_duplicates("participant_id")
-
-
-def check_columns(path: Path, names: list[str]) -> None:
-    """Before anything is computed: participants.tsv has the columns that the terms name.
-
-    Raises
-    ------
-    models.errors.InputError
-        It lacks one.
-    """
-    there = list(read_people(path).columns)
-    for name in names:
-        if name not in there:
-            near = get_close_matches(name, there, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(there)}"
-            raise InputError(f"[statistics] terms: {path} has no column '{name}'; {hint}")
 
 
 def _brain(cache: Any, rows: list[int]) -> tuple[np.ndarray, nib.Nifti1Image]:

@@ -183,6 +183,14 @@ def test_whole_numbers_may_stand_for_fractions():
             ["variance_groups", "fdr"],
         ),
         (
+            {"statistics": {"exchange_whole": "family", "corrections": ["fdr", "random_field"]}},
+            ["exchange_whole", "fdr and random_field", "independent"],
+        ),
+        (
+            {"statistics": {"exchange_within": "site", "variance_groups": True}},
+            ["exchange_within", "signs are flipped"],
+        ),
+        (
             {"statistics": {"corrections": ["random_field"], "alpha": 0.4}},
             ["alpha with random_field = 0.4"],
         ),

@@ -192,12 +192,20 @@ def test_the_recipe_reaches_the_tests_but_for_what_changes_no_result(build):
 
 def test_terms_are_looked_for_before_anything_runs(build, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/participants.tsv").write_text("participant_id\tage\tsite\n")
-    options = StatisticsOptions(terms=("age", "age:site"), contrast="age")
+    people = "".join(f"{one}\t{50 + int(one) ** 2}\tOslo\n" for one in LABELS)
+    (tmp_path / "out/participants.tsv").write_text("participant_id\tage\tsite\n" + people)
+    rows = "".join(f"sub-{one}\t\t{sick}\tTrue\n" for one, sick in LABELS.items())
+    header = "participant_id\tsession_id\tpositive\ttest\n"
+    (tmp_path / "cohort.tsv").write_text(header + rows)
+    options = StatisticsOptions(terms=("age",), contrast="age")
     node = build(study(statistics=options)).get_node("test")
     assert node.inputs.participants == str(tmp_path / "out/participants.tsv")
     with pytest.raises(InputError, match="no column 'sites'; did you mean 'site'"):
         build(study(statistics=replace(options, terms=("sites",))))
+    with pytest.raises(InputError, match="'site' is 'Oslo' for everybody"):
+        build(study(statistics=replace(options, terms=("age", "site"))))
+    blocks = build(study(statistics=StatisticsOptions(exchange_within="site"))).get_node("test")
+    assert blocks.inputs.participants == str(tmp_path / "out/participants.tsv")
 
 
 def test_an_atlas_of_clusters_is_looked_for_before_anything_runs(build):

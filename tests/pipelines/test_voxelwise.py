@@ -16,9 +16,9 @@ from models.statistics.glm import two_group_design
 from models.volumes import write_cache
 from pipelines.derivatives import read_table, write_table
 from pipelines.heatmaps import Regions
-from pipelines.interfaces.statistics import VoxelwiseTest, _Report, check_columns
+from pipelines.interfaces.statistics import VoxelwiseTest, _Report
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
-from pipelines.voxelwise import People, infer
+from pipelines.voxelwise import infer
 
 GRID = Grid("9mm", (21, 25, 21), 9.0, (-96.0, -132.0, -78.0))
 PLANTED_MM = np.array([-27.0, -21.0, -15.0])  # left hippocampus
@@ -77,6 +77,8 @@ class Cohort:
                     "code": positive[::-1].astype(int),
                     "age": age[::-1],
                     "site": [["Rome", "Oslo", "Kiel"][i % 3] for i in range(20)],
+                    "family": [f"f{i // 2}" for i in range(20)],
+                    "hospital": [1.0, *([np.nan] + [1.0, 2.0, 3.0] * 6)],
                     "score": [np.nan, *rng.normal(size=19)],
                 }
             ),
@@ -276,6 +278,27 @@ def test_groups_of_their_own_variance_flip_signs(cohort):
     assert sidecar["VarianceGroups"] == ["AD", "CN"]
 
 
+def test_places_change_within_sites(cohort):
+    """Sites need not be in the design; whoever has none is left out, and named."""
+    options = replace(EVERY, corrections=("voxel",), exchange_within="hospital")
+    sidecar = cohort.run(options).sidecar("stat-t_res-9mm")
+    assert sidecar["Exchangeability"] == "within hospital"
+    assert sidecar["Excluded"] == {"sub-18": "hospital is missing"}
+    assert sidecar["DesignColumns"] == ["intercept", "group", "age"]
+
+
+def test_families_move_together(cohort):
+    options = replace(
+        EVERY, corrections=("voxel",), exchange_whole="family", contrast="age", terms=("age",)
+    )
+    sidecar = cohort.run(options).sidecar("stat-t_res-9mm")
+    assert sidecar["Exchangeability"] == "free; people of one family together"
+    flipped = cohort.run(replace(options, contrast="mean", terms=()))
+    told = flipped.sidecar("stat-t_res-9mm")
+    assert told["Exchangeability"] == "signs are flipped; people of one family together"
+    assert told["Permutations"] == 200  # of 2 ** 10
+
+
 def test_the_mean_is_tested_by_flips(cohort):
     options = replace(EVERY, corrections=("voxel",), contrast="mean", permutations=20)
     sidecar = cohort.run(options).sidecar("contrast-mean_stat-t_res-9mm")
@@ -293,24 +316,12 @@ def test_a_tail_is_told(cohort):
         assert told.map("stat-p_res-9mm_desc-FWE").min() < 1 / 200
 
 
-def test_a_target_in_numbers_is_a_group():
-    labels = np.array(["1", "0", "1", "0", "1"])
-    people = People(labels, pd.DataFrame({"sick": [1, 0, 1, 0, 1], "age": [6.0, 7, 9, 4, 5]}))
-    options = StatisticsOptions(terms=("sick", "age"), contrast="1 - 0")
-    assert people.design(options, ("0", "1")).names == ("mean", "sick[1]", "age")
-
-
 def test_few_people_are_told_before_anything_is_permuted(monkeypatch):
     monkeypatch.setattr("pipelines.voxelwise.permutation_test", None)
     data = np.random.default_rng(0).normal(size=(5, int(INSIDE.sum()))).astype(np.float32)
     design = two_group_design(np.array([1, 1, 0, 0, 0], bool))
     with pytest.raises(InputError, match="random-field"):
         infer(data, INSIDE, GRID, design, Exchange(), EVERY)
-
-
-def test_a_column_that_is_not_there_is_named_before_anything_runs(cohort):
-    with pytest.raises(InputError, match="no column 'ages'; did you mean 'age'"):
-        check_columns(cohort.folder / "participants.tsv", ["ages"])
 
 
 @pytest.mark.parametrize(
