@@ -17,6 +17,7 @@ from models.contrasts import contrast, difference_clusters, group_means
 from models.errors import InputError
 from models.rankings import Metric, group_values, person_values, ranking
 from models.region_cube import RegionCube
+from pipelines.choices import CONFIDENT, DRAWS, PERCENTILE, SHARED_TOP, TOP
 from pipelines.derivatives import grid_sidecar, label, relative_path, write_table
 from pipelines.heatmaps import HeatmapNames, Products, Regions
 from pipelines.images import write_nifti
@@ -34,12 +35,6 @@ _METRICS: dict[str, Metric] = {
     "density": "density",
     "gain": "gain",
 }
-
-TOP = 25  # regions of a figure and of a fingerprint (Böhle et al. 2019)
-SHARED_TOP = 10  # regions whose overlap is counted
-CONFIDENT = 0.9  # probability above which a patient's fingerprint counts
-PERCENTILE = 95.0  # of the difference that is clustered (Nazari et al. 2021)
-DRAWS = 2000
 
 ONE_TRAINING = (
     "There is one training: how much the numbers change from training to training is unknown, "

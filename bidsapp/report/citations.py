@@ -56,6 +56,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "relevance propagation. NeuroImage: Clinical 2019;24:102003.",
         _DOI + "10.1016/j.nicl.2019.102003",
     ),
+    "eitelritter2019": (
+        "Eitel F, Ritter K. Testing the robustness of attribution methods for convolutional neural "
+        "networks in MRI-based Alzheimer's disease classification. iMIMIC, MICCAI 2019;3–11.",
+        _DOI + "10.1007/978-3-030-33850-3_1",
+    ),
     "eitel2021": (
         "Eitel F, Albrecht JP, Weygandt M, Paul F, Ritter K. Patch individual filter layers in "
         "CNNs to harness the spatial homogeneity of neuroimaging data. Scientific Reports "
@@ -170,6 +175,10 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Nichols TE, Holmes AP. Nonparametric permutation tests for functional neuroimaging: a "
         "primer with examples. Human Brain Mapping 2002;15:1–25.",
         _DOI + "10.1002/hbm.1058",
+    ),
+    "owen2007": (
+        "Owen AB. The pigeonhole bootstrap. Annals of Applied Statistics 2007;1:386–411.",
+        _DOI + "10.1214/07-AOAS122",
     ),
     "paszke2019": (
         "Paszke A, Gross S, Massa F, et al. PyTorch: an imperative style, high-performance deep "

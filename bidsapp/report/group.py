@@ -68,6 +68,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
     classes = _classes(taken, setting)
     tests = statistics.tests(shelf, figures, current)
     maps = _mean_maps(shelf, figures, current, classes) if chosen else []
+    analysed = analytics.analytics(shelf, current, classes) if chosen else None
     qc = shelf.table(shelf.root / "group" / "qc.tsv")
     versions = notes.versions(shelf, log)
     stages = [
@@ -76,6 +77,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
             ("preprocessing", not qc.empty),
             ("network", bool(chosen)),
             ("attribution", maps),
+            ("analytics", analysed),
             ("statistics", tests),
         )
         if done
@@ -102,7 +104,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         confusion=performance.confusion_table(_table(shelf, chosen, "confusion")),
         charts=charts,
         heatmaps=maps,
-        analytics=analytics.analytics(shelf, current, classes) if chosen else None,
+        analytics=analysed,
         tests=tests,
         others=_others(shelf, figures),
         notes=_notes(shelf, log, current),

@@ -11,8 +11,9 @@ from markupsafe import Markup, escape
 from bidsapp.report.citations import REFERENCES
 from bidsapp.report.wording import count, listing, number
 from models.attribution import OF_REGIONS
+from pipelines.choices import DRAWS, SHARED_TOP
 
-STAGES = ("preprocessing", "network", "attribution", "statistics")
+STAGES = ("preprocessing", "network", "attribution", "analytics", "statistics")
 _CITE = re.compile(r" ?\[(@[a-z0-9]+(?:; @[a-z0-9]+)*)\]")
 
 
@@ -94,6 +95,7 @@ def methods_text(
         "preprocessing": ("Image preprocessing", _preprocessing),
         "network": ("Classification", _network),
         "attribution": ("Heatmaps", _attribution),
+        "analytics": ("Regions", _analytics),
         "statistics": ("Statistics", _statistics),
     }
     known = {name: text for name, text in versions.items() if text and text != "not installed"}
@@ -461,13 +463,52 @@ def _alpha_beta(entry: Mapping[str, Any]) -> str:
     return f"layer-wise relevance propagation [@bach2015; @boehle2019], {rule}"
 
 
+# --- analytics -----------------------------------------------------------------------------------
+
+
+def _analytics(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    entries = recipe.get("attribution") or []
+    if not entries:
+        return ""
+    again = int((recipe.get("training") or {}).get("repeats") or 1) > 1
+    volumes = list((recipe.get("regions") or {}).get("volumes") or {})
+    return _sentences(
+        "Regions were ranked by the mean sum of their relevance over the people of each class, by "
+        "its density and by its gain over the controls [@boehle2019], with 95 % intervals from "
+        f"{DRAWS} bootstrap draws of people within their class"
+        f"{' and of trainings' if again else ''} [@owen2007].",
+        _alike(len(entries) > 1, again),
+        f"Relevance in {listing(volumes)} was correlated with its volume over true positives, "
+        "with a permutation p-value [@boehle2019]."
+        if volumes
+        else None,
+    )
+
+
+def _alike(methods: bool, trainings: bool) -> str | None:
+    """What is compared with what, where there are several methods or trainings."""
+    pairs = ["two methods"] * methods + ["two trainings"] * trainings
+    if not pairs:
+        return None
+    distance = (
+        " The mean maps of two trainings were compared by their L2 distance, each over its maximum."
+        " Intervals of what is a mean over pairs of trainings come from a delete-one jackknife."
+    )
+    return (
+        f"Overlap is the share of the {SHARED_TOP} regions with the largest sums that "
+        f"{' or '.join(pairs)} have in common, among true positives and true negatives "
+        f"[@boehle2019; @eitelritter2019].{distance * trainings}"
+    )
+
+
 # --- statistics and software ---------------------------------------------------------------------
 
 
 def _statistics(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     table = recipe.get("statistics") or {}
     cohort = recipe.get("cohort") or {}
-    if not table.get("permutations") or not _registered(recipe):
+    unused = table.get("maps") in ([], ())
+    if not table.get("permutations") or unused or not _registered(recipe):
         return ""
     smoothing, cluster = table.get("smoothing_fwhm_mm"), table.get("min_cluster_mm3")
     smoothed = f"after smoothing with a Gaussian of {number(smoothing)} mm FWHM"
@@ -476,6 +517,7 @@ def _statistics(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
         f"{', ' + smoothed if smoothing else ''}{_tested(table.get('maps'))}.",
         _scaled(table),
         _permuted(table),
+        _exchanged(table, recipe.get("training") or {}),
         *_corrections(table),
         f"Clusters below {number(cluster)} mm³ were left out of the thresholded maps."
         if cluster
@@ -515,14 +557,34 @@ def _permuted(table: Mapping[str, Any]) -> str | None:
     by = [_PERMUTED[one] for one in table.get("corrections") or ["voxel"] if one in _PERMUTED]
     if not by:
         return None
-    flips = table.get("variance_groups") or table.get("contrast") in ("mean", ["mean"])
-    moves = "sign flips" if flips else "permutations"
+    moves = "sign flips" if _flips(table) else "permutations"
     sides = "Two-sided p-values" if _signed(table) else "P-values"
     return (
-        f"{sides} come from {table['permutations']} {moves} by the method of "
-        "Freedman and Lane [@freedman1983; @winkler2014] and are corrected for the family-wise "
-        f"error by the distribution of {listing(by)}{_level(table, by)}."
+        f"{sides} come from {table['permutations']} random {moves} (all there are, where these are "
+        "fewer) by the method of Freedman and Lane [@freedman1983; @winkler2014] and are corrected "
+        f"for the family-wise error by the distribution of {listing(by)}{_level(table, by)}."
     )
+
+
+def _flips(table: Mapping[str, Any]) -> bool:
+    return bool(table.get("variance_groups")) or table.get("contrast") in ("mean", ["mean"])
+
+
+def _exchanged(table: Mapping[str, Any], training: Mapping[str, Any]) -> str | None:
+    """Who could change places with whom."""
+    if not set(table.get("corrections") or ["voxel"]) & set(_PERMUTED):
+        return None
+    within, whole = table.get("exchange_within"), table.get("exchange_whole")
+    heatmaps = set(table.get("maps") or ()) - {"image"}
+    folds = training.get("split") == "kfold" and int(training.get("repeats") or 1) == 1
+    said = []
+    if within:
+        said.append(f"People changed places only with people of the same {within} [@winkler2014].")
+    if whole:
+        said.append(f"People of the same {whole} moved together [@winkler2014].")
+    if heatmaps and folds and not _flips(table):
+        said.append("Heatmaps changed places only within a test fold, whose network they share.")
+    return " ".join(said) or None
 
 
 def _signed(table: Mapping[str, Any]) -> bool:
@@ -543,7 +605,12 @@ def _corrections(table: Mapping[str, Any]) -> list[str]:
     said = []
     if {"extent", "mass"} & set(asked):
         formed = number(table.get("cluster_p", 0.001))
-        said.append(f"Clusters were formed of voxels with an uncorrected p below {formed}.")
+        said.append(
+            f"Clusters were formed of voxels with an uncorrected p below {formed} that share a "
+            "face or an edge."
+        )
+    if "tfce" in asked:
+        said.append("Threshold-free enhancement took E = 0.5 and H = 2, without height steps.")
     if table.get("tail") and set(asked) & set(_PERMUTED):
         said.append(
             "Small p-values were taken from a generalised Pareto distribution fitted to the tail, "

@@ -16,6 +16,7 @@ from nipype.interfaces.base import (
 from models.errors import InputError
 from pipelines import analytics
 from pipelines.analytics import Brain, Ranked, Sheet
+from pipelines.choices import SHARED_TOP
 from pipelines.derivatives import label, read_table, write_table
 from pipelines.heatmaps import HeatmapNames, Regions, anatomy
 from pipelines.interfaces.attribution import method_facts
@@ -146,7 +147,7 @@ class CompareMethods(SimpleInterface):
         names = HeatmapNames(given.model, given.classes[1], grid, given.modality)
         facts = _who(people, tuple(given.classes)) | {
             "Methods": dict(zip(given.names, given.methods, strict=True)),
-            "Top": analytics.SHARED_TOP,
+            "Top": SHARED_TOP,
             "Intervals": "95 %, Student's t over trainings; delete-one jackknife for their pairs; "
             "of shares cut at 0 and 1",
         }

@@ -986,7 +986,8 @@ def test_methods_say_how_images_are_scaled_for_their_test():
                 "the largest cluster mass",
                 "10.1016/j.neuroimage.2008.03.061",
                 "10.1016/j.neuroimage.2016.05.068",
-                "uncorrected p below 0.001",
+                "uncorrected p below 0.001 that share a face",
+                "E = 0.5 and H = 2",
                 "judged by the correction “mass”",
             ],
             ["the largest statistic"],
@@ -998,7 +999,7 @@ def test_methods_say_how_images_are_scaled_for_their_test():
         ),
         (
             {"corrections": ["random_field", "voxel"], "alpha": 0.01},
-            ["random-field theory", "HBM4", "1000 permutations", "residuals [", "of 0.01"],
+            ["random-field theory", "HBM4", "1000 random permutations", "residuals [", "of 0.01"],
             [],
         ),
         (
@@ -1008,14 +1009,52 @@ def test_methods_say_how_images_are_scaled_for_their_test():
         ),
         (
             {"variance_groups": True},
-            ["1000 sign flips", "differ in variance"],
-            ["1000 permutations"],
+            ["1000 random sign flips", "differ in variance"],
+            ["permutations", "test fold"],
         ),
+        (
+            {"exchange_within": "site", "exchange_whole": "family", "maps": ["image"]},
+            ["only with people of the same site", "same family moved together"],
+            ["test fold"],
+        ),
+        ({"maps": ["image", "saliency"]}, ["only within a test fold"], ["same site"]),
+        ({"maps": []}, [], ["voxel", "permutations"]),
     ],
 )
 def test_methods_cite_the_corrections_that_were_used(changes, words, absent):
-    statistics = RECIPE["statistics"] | changes
-    text = str(methods_text(RECIPE | {"statistics": statistics}, {}, stages=["statistics"]))
+    recipe = RECIPE | {"statistics": RECIPE["statistics"] | changes}
+    recipe["training"] = RECIPE["training"] | {"split": "kfold"}
+    text = str(methods_text(recipe, {}, stages=["statistics"]))
+    for expected in words:
+        assert expected in text, expected
+    for other in absent:
+        assert other not in text, other
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "absent"),
+    [
+        ({}, ["gain over the controls", "2000 bootstrap draws", "two methods have"], ["trainings"]),
+        (
+            {"training": {"repeats": 5}},
+            ["and of trainings", "two methods or two trainings", "L2 distance", "jackknife"],
+            ["volume"],
+        ),
+        (
+            {"regions": {"volumes": {"Hippocampus": "mm3"}}},
+            ["Relevance in Hippocampus was correlated with its volume"],
+            [],
+        ),
+        ({"attribution": []}, [], ["ranked", "bootstrap"]),
+        (
+            {"attribution": RECIPE["attribution"][:1]},
+            ["ranked"],
+            ["two methods", "two trainings", "Overlap"],
+        ),
+    ],
+)
+def test_methods_tell_the_analytics(changes, words, absent):
+    text = str(methods_text(RECIPE | changes, {}, stages=["analytics"]))
     for expected in words:
         assert expected in text, expected
     for other in absent:
