@@ -849,7 +849,7 @@ def test_methods_follow_from_the_recipe():
         "to tell AD from CN",
         "3-fold",
         "alpha 2 and beta 1",
-        "1000 permutations",
+        "1000 random permutations (all there are, where these are fewer)",
         "Freedman and Lane",
         "8 mm FWHM",
         "age as covariate",

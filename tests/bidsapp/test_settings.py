@@ -302,3 +302,10 @@ def test_the_threshold_of_the_paper_is_a_recipe(tmp_path):
     assert (read[0].alpha, read[0].min_cluster_mm3, read[0].smoothing_fwhm_mm) == (0.01, 256, 8)
     assert read[0].corrections[0] == "random_field"
     assert read[1].contrast == "AD:age - CN:age"
+    shipped = load_recipe("t1w-vba")
+    assert replace(shipped.statistics, maps=("image",)) == replace(
+        read[0], corrections=("random_field", "voxel", "tfce")
+    )
+    generic = load_recipe("t1w")
+    assert shipped.network == generic.network
+    assert shipped.training == generic.training
