@@ -468,7 +468,7 @@ def _alpha_beta(entry: Mapping[str, Any]) -> str:
 
 def _analytics(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     entries = recipe.get("attribution") or []
-    if not entries:
+    if not entries or not _registered(recipe):
         return ""
     again = int((recipe.get("training") or {}).get("repeats") or 1) > 1
     volumes = list((recipe.get("regions") or {}).get("volumes") or {})

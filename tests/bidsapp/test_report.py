@@ -1046,6 +1046,7 @@ def test_methods_cite_the_corrections_that_were_used(changes, words, absent):
             [],
         ),
         ({"attribution": []}, [], ["ranked", "bootstrap"]),
+        ({"preprocessing": {"registration": "none"}}, [], ["ranked", "bootstrap"]),
         (
             {"attribution": RECIPE["attribution"][:1]},
             ["ranked"],
