@@ -56,11 +56,6 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "relevance propagation. NeuroImage: Clinical 2019;24:102003.",
         _DOI + "10.1016/j.nicl.2019.102003",
     ),
-    "eitelritter2019": (
-        "Eitel F, Ritter K. Testing the robustness of attribution methods for convolutional neural "
-        "networks in MRI-based Alzheimer's disease classification. iMIMIC, MICCAI 2019;3–11.",
-        _DOI + "10.1007/978-3-030-33850-3_1",
-    ),
     "eitel2021": (
         "Eitel F, Albrecht JP, Weygandt M, Paul F, Ritter K. Patch individual filter layers in "
         "CNNs to harness the spatial homogeneity of neuroimaging data. Scientific Reports "
