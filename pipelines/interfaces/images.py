@@ -19,6 +19,7 @@ from scipy import ndimage
 from models.errors import InputError
 from models.grids import full_grid
 from models.volumes import centred, centred_affine, share_outside
+from pipelines.brain_extraction import EXTRACTIONS
 from pipelines.derivatives import file_hash, write_table
 from pipelines.images import load_volume, read_nifti, write_nifti
 from pipelines.quality import flags_of
@@ -54,8 +55,42 @@ class Conform(SimpleInterface):
         return runtime
 
 
+class DenoiseInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="RAS+ image")
+
+
+class DenoiseOutputSpec(TraitedSpec):
+    out_file = File(exists=True)
+    meta = traits.Dict(desc="method and noise")
+
+
+class Denoise(SimpleInterface):
+    """Non-local means inside the head."""
+
+    input_spec = DenoiseInputSpec
+    output_spec = DenoiseOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from pipelines.denoising import BLOCK_RADIUS, PATCH_RADIUS, non_local_means
+
+        image = read_nifti(self.inputs.in_file)
+        data, sigma = non_local_means(np.asarray(image.dataobj, np.float32))
+        out_file = Path(runtime.cwd) / "denoised.nii.gz"
+        write_nifti(out_file, data, image.affine)
+        self._results["out_file"] = str(out_file)
+        self._results["meta"] = {
+            "Denoising": "non-local means (dipy, classic, Rician), inside the head",
+            "DenoisingPatchRadius": PATCH_RADIUS,
+            "DenoisingBlockRadius": BLOCK_RADIUS,
+            "NoiseSD": sigma,
+        }
+        return runtime
+
+
 class BrainMaskInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="RAS+ image")
+    method = traits.Str("deepbet", usedefault=True, desc="one of EXTRACTIONS")
+    seed = traits.Int(1, usedefault=True)
     device = traits.Str("cpu", usedefault=True, desc="cpu or cuda")
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="takes a GPU slot")
 
@@ -66,7 +101,7 @@ class BrainMaskOutputSpec(TraitedSpec):
 
 
 class BrainMask(SimpleInterface):
-    """Brain mask by deepbet; an image without skull keeps its own outline."""
+    """Brain mask by a method of choice; an image without skull keeps its own outline."""
 
     input_spec = BrainMaskInputSpec
     output_spec = BrainMaskOutputSpec
@@ -75,8 +110,8 @@ class BrainMask(SimpleInterface):
         image = read_nifti(self.inputs.in_file)
         outline = stripped_outline(image)
         if outline is None:
-            mask, method = _deepbet(image, self.inputs.device), "deepbet"
-            notes = []
+            method, notes = self.inputs.method, []
+            mask = EXTRACTIONS[method](image, self.inputs.device, self.inputs.seed)
         else:
             mask, method = outline, "outline of the input"
             notes = [
@@ -112,18 +147,6 @@ def stripped_outline(image: nib.Nifti1Image) -> np.ndarray | None:
     volume_ml = solid.sum() * np.abs(np.linalg.det(image.affine[:3, :3])) / 1000
     alone = largest.sum() > 0.98 * body.sum()
     return solid if alone and BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1] else None
-
-
-def _deepbet(image: nib.Nifti1Image, device: str) -> np.ndarray:
-    from deepbet import BrainExtraction
-
-    try:
-        _, mask, _ = BrainExtraction(no_gpu=not device.startswith("cuda")).run(image)
-    except (AssertionError, ValueError) as error:
-        raise InputError(
-            f"no brain was found in the image ({error}); is it a head scan of this modality?"
-        ) from error
-    return np.asarray(mask.dataobj) > 0
 
 
 class CentreInputSpec(BaseInterfaceInputSpec):

@@ -9,6 +9,7 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from models.grids import full_grid
+from pipelines.brain_extraction import check
 from pipelines.derivatives import (
     OWN_SPACE,
     SPACE,
@@ -23,11 +24,12 @@ from pipelines.images import network_input
 from pipelines.inputs import Scan
 from pipelines.interfaces.ants import BiasField, Register
 from pipelines.interfaces.figures import QualityFigures
-from pipelines.interfaces.images import BrainMask, Centre, Conform, Quality
+from pipelines.interfaces.images import BrainMask, Centre, Conform, Denoise, Quality
 from pipelines.interfaces.sink import SaveDerivatives
 from pipelines.preprocess.modality import Modality
 
 REVISION = 3  # raised when the same input would give other voxels
+METAS = ("conform_meta", "mask_meta", "denoise_meta", "register_meta", "quality_meta")
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,18 @@ class T1wOptions:
     resolution_mm : float
         Voxel size at which the template is used and the result stored.
     seed : int
-        Of ANTs' sampling.
+        Of ANTs' sampling, and of ROBEX.
+    brain_extraction : {"deepbet", "robex"}
+        Of images that come with their skull.
+    denoise : {"none", "nlm"}
+        Non-local means before the bias field is corrected.
     """
 
     registration: str = "nonlinear"
     resolution_mm: float = 1.0
     seed: int = 1
+    brain_extraction: str = "deepbet"
+    denoise: str = "none"
 
     @property
     def registered(self) -> bool:
@@ -56,7 +64,13 @@ class T1wOptions:
     @classmethod
     def of(cls, preprocessing: Mapping[str, Any], seed: int) -> "T1wOptions":
         """The recipe's ``[preprocessing]``; ANTs needs a seed above zero."""
-        return cls(preprocessing["registration"], preprocessing["resolution_mm"], seed + 1)
+        return cls(
+            preprocessing["registration"],
+            preprocessing["resolution_mm"],
+            seed + 1,
+            preprocessing["brain_extraction"],
+            preprocessing["denoise"],
+        )
 
 
 def t1w_paths(scan: Scan, options: T1wOptions) -> dict[str, str]:
@@ -118,12 +132,16 @@ def init_t1w_wf(
     ------------------------
     saved : dict
         Name of each derivative (see :func:`t1w_paths`) and its absolute path.
+
+    Raises
+    ------
+    models.errors.InputError
+        The brain extraction that was chosen cannot run here.
     """
+    check(options.brain_extraction)
     paths = t1w_paths(scan, options)
     conform = pe.Node(Conform(in_file=scan.path), name="conform")
-    brain_mask = pe.Node(
-        BrainMask(device=device, use_gpu=device != "cpu"), name="brain_mask", mem_gb=1.5
-    )
+    brain_mask = pe.Node(_brain_mask(options, device), name="brain_mask", mem_gb=1.5)
     bias_field = pe.Node(BiasField(seed=options.seed), name="bias_field", mem_gb=1)
     register, more, also_quality = _registration(options, template)
     quality = pe.Node(
@@ -138,12 +156,15 @@ def init_t1w_wf(
     figures = pe.Node(QualityFigures(template=template), name="figures")
     save = pe.Node(
         SaveDerivatives(
-            names=(*paths, "conform_meta", "mask_meta", "register_meta", "quality_meta"),
+            names=(*paths, *METAS),
             output_dir=str(output_dir),
             paths=paths,
             sidecars=_sidecars(options, t1w_fingerprint(scan, options), paths["image"]),
             common={"Sources": [_source(scan)]},
-            narrow={"register_meta": ["registered", "registered_mask", "quality"]},
+            narrow={
+                "denoise_meta": ["image", "registered"],
+                "register_meta": ["registered", "registered_mask", "quality"],
+            },
         ),
         name="save",
         overwrite=True,  # the work dir may remember results that the output folder has lost
@@ -154,7 +175,7 @@ def init_t1w_wf(
     workflow.connect(
         [
             (conform, brain_mask, [("out_file", "in_file")]),
-            (conform, bias_field, [("out_file", "in_file")]),
+            *_denoised(options, conform, bias_field, save),
             (brain_mask, bias_field, [("out_mask", "mask")]),
             (bias_field, register, [("out_file", "in_file")]),
             (brain_mask, register, [("out_mask", "mask")]),
@@ -210,6 +231,27 @@ def _registration(
     return pe.Node(interface, name="register", mem_gb=2), transforms, []
 
 
+def _brain_mask(options: T1wOptions, device: str) -> BrainMask:
+    """Only what a method looks at is named: the seed does not redo what draws nothing."""
+    if options.brain_extraction == "robex":
+        return BrainMask(method="robex", seed=options.seed)
+    return BrainMask(method=options.brain_extraction, device=device, use_gpu=device != "cpu")
+
+
+def _denoised(
+    options: T1wOptions, conform: pe.Node, bias_field: pe.Node, save: pe.Node
+) -> list[tuple[pe.Node, pe.Node, list[tuple[str, str]]]]:
+    """What leads from the conformed image to the bias field."""
+    if options.denoise == "none":
+        return [(conform, bias_field, [("out_file", "in_file")])]
+    denoise = pe.Node(Denoise(), name="denoise", mem_gb=1)
+    return [
+        (conform, denoise, [("out_file", "in_file")]),
+        (denoise, bias_field, [("out_file", "in_file")]),
+        (denoise, save, [("meta", "denoise_meta")]),
+    ]
+
+
 def _source(scan: Scan) -> str:
     folder = f"sub-{scan.participant}" + (f"/ses-{scan.session}" if scan.session else "")
     return f"bids:raw:{folder}/anat/{scan.path.name}"
@@ -230,13 +272,15 @@ def _where(options: T1wOptions, native: str) -> dict[str, Any]:
 def _sidecars(options: T1wOptions, made_by: str, native: str) -> dict[str, dict[str, Any]]:
     """The static part of each sidecar; ``native`` is the path of the native image."""
     where = _where(options, native)
+    denoised = "non-local means, " if options.denoise == "nlm" else ""
     mask = {"Type": "Brain", "Description": "Brain with its inner CSF"}
     said = {"Description": "Share of the native brain mask beyond the grid", "Units": "percent"}
     outside = {} if options.registered else {"brain_outside_percent": said}
     brain = "in template space" if options.registered else "in its own space, not registered"
     return {
         "image": {
-            "Description": "RAS+ axes, N4 bias field correction; the skull as in the input",
+            "Description": f"RAS+ axes, {denoised}N4 bias field correction; the skull as in the "
+            "input",
         },
         "mask": mask,
         "registered": {

@@ -138,7 +138,9 @@ def test_whole_numbers_may_stand_for_fractions():
         ({"input": {"modality": "T2w"}}, ["[input] modality = 'T2w'", "T1w"]),
         ({"preprocessing": {"registration": "non-linear"}}, ["did you mean 'nonlinear'?"]),
         ({"preprocessing": {"grid": "1.5mm"}}, ["[preprocessing] grid", "1mm"]),
-        ({"preprocessing": {"intensity": "z"}}, ["choose one of: max, zscore"]),
+        ({"preprocessing": {"brain_extraction": "bet"}}, ["did you mean", "deepbet, robex"]),
+        ({"preprocessing": {"denoise": "nlmeans"}}, ["denoise = 'nlmeans'", "none, nlm"]),
+        ({"preprocessing": {"intensity": "z"}}, ["choose one of: max, minmax, percentile, zscore"]),
         ({"preprocessing": {"resolution_mm": 0.0}}, ["resolution_mm = 0", "from 0.5 to 6"]),
         (
             {"cohort": {"sessions": {"positive": {"test": "all"}}}},

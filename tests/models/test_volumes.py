@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from models.errors import InputError
 from models.grids import GRIDS, Grid
 from models.volumes import (
+    INTENSITIES,
     centred,
     centred_affine,
     open_cache,
@@ -319,7 +320,48 @@ def test_zscore_is_of_the_brain_only(given):
     assert np.corrcoef(scaled[inside], data[inside])[0, 1] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("how", ["max", "zscore"])
+def test_minmax_is_max_unless_something_is_negative():
+    data = brain_image().astype(np.float32)
+    np.testing.assert_allclose(
+        scale_intensity(data, "minmax"), scale_intensity(data, "max"), rtol=1e-6
+    )
+    data[2, 2, 2] = -50
+    scaled = scale_intensity(data, "minmax")
+    assert (scaled.min(), scaled.max()) == (0, 1)
+    assert not scaled[data == 0].any()
+    other = data[3, 3, 3]
+    assert scaled[3, 3, 3] == pytest.approx((other + 50) / (data.max() + 50), rel=1e-6)
+
+
+def test_a_bright_vessel_does_not_darken_the_brain():
+    data = brain_image()
+    vessel = data.copy()
+    vessel[2, 2, 2] = 30000
+    elsewhere = np.ones(data.shape, bool)
+    elsewhere[2, 2, 2] = False
+    plain, spoilt = (scale_intensity(one, "percentile") for one in (data, vessel))
+    assert spoilt.max() == plain.max() == 1
+    np.testing.assert_allclose(spoilt[elsewhere], plain[elsewhere], atol=0.1)
+    expected = np.percentile(data[data != 0], 99)
+    assert plain[3, 3, 3] == pytest.approx(min(data[3, 3, 3] / expected, 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("how", INTENSITIES)
+def test_the_cache_keeps_eleven_bits_of_every_voxel_on_every_scale(tmp_path, how):
+    """Even with one voxel a hundred times as bright as the brain; zero stays zero."""
+    rng = np.random.default_rng(0)
+    data = np.zeros(SMALL.shape, np.float32)
+    data[1:4, 1:5, 1:6] = rng.normal(500, 80, (3, 4, 5))
+    data[2, 2, 2] = 50000
+    scaled = scale_intensity(data, how)
+    stored = write_cache(tmp_path, [("01", "")], [scaled[None]], SMALL).volumes[0, 0]
+    known = np.abs(scaled) > np.finfo(np.float16).tiny
+    error = np.abs(stored[known].astype(np.float64) / scaled[known] - 1)
+    assert error.max() <= 2**-11
+    assert ((stored == 0) == (data == 0)).all()
+
+
+@pytest.mark.parametrize("how", INTENSITIES)
 def test_scaling_forgets_the_scanners_unit_and_keeps_the_input(how):
     data = brain_image().astype(np.float64)
     before = data.copy()
@@ -332,7 +374,8 @@ def test_scaling_forgets_the_scanners_unit_and_keeps_the_input(how):
 def test_an_even_brain_does_not_divide_by_zero():
     data = np.pad(np.full((3, 3, 3), 5.0), 1)
     np.testing.assert_array_equal(scale_intensity(data, "zscore"), 0)
-    np.testing.assert_array_equal(scale_intensity(data, "max"), data / 5)
+    for how in ("max", "minmax", "percentile"):
+        np.testing.assert_array_equal(scale_intensity(data, how), data / 5)
 
 
 def test_empty_images_and_unknown_scales_are_refused():
@@ -340,5 +383,5 @@ def test_empty_images_and_unknown_scales_are_refused():
         scale_intensity(np.zeros((3, 3, 3)), "max")
     with pytest.raises(InputError, match="empty inside the brain mask"):
         scale_intensity(brain_image(), "zscore", np.zeros((6, 7, 8), bool))
-    with pytest.raises(InputError, match="'minmax' is unknown; choose max or zscore"):
-        scale_intensity(brain_image(), "minmax")
+    with pytest.raises(InputError, match="'median' is unknown; choose one of: max, minmax"):
+        scale_intensity(brain_image(), "median")

@@ -137,6 +137,29 @@ def test_options_reach_their_nodes(scan, template, tmp_path):
     assert build(scan, template, tmp_path, device="cuda").get_node("brain_mask").is_gpu_node()
 
 
+def test_denoising_is_a_node_of_its_own_between_the_scan_and_the_bias_field(
+    scan, template, tmp_path
+):
+    workflow = build(scan, template, tmp_path, denoise="nlm")
+    graph = workflow._graph
+    found = {node.name: {after.name for after in graph.successors(node)} for node in graph}
+    conform = SKELETON["conform"] - {"bias_field"} | {"denoise"}
+    assert found == SKELETON | {"conform": conform, "denoise": {"bias_field", "save"}}
+    sidecars = workflow.get_node("save").inputs.sidecars
+    assert "non-local means" in sidecars["image"]["Description"]
+    assert sidecars["quality"]["Options"]["denoise"] == "nlm"
+
+
+def test_the_brain_extraction_of_the_recipe_is_used(scan, template, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.brain_extraction.check_robex", lambda: None)
+    options = {"brain_extraction": "robex", "seed": 7}
+    node = build(scan, template, tmp_path, **options).get_node("brain_mask")
+    assert (node.inputs.method, node.inputs.seed) == ("robex", 7)
+    # deepbet draws nothing: another seed must not redo its mask
+    masks = [build(scan, template, tmp_path, seed=seed).get_node("brain_mask") for seed in (1, 7)]
+    assert str(masks[0].inputs.get()) == str(masks[1].inputs.get())
+
+
 def test_people_and_sessions_are_independent_branches(scan, tmp_path):
     scans = [scan, Scan("02", "1", scan.path), Scan("02", "2", scan.path)]
     workflow = init_participant_wf(
@@ -226,7 +249,16 @@ def test_every_file_that_is_lost_is_missed(scan, tmp_path):
     assert MODALITY.is_done(tmp_path, scan, options)
 
 
-@pytest.mark.parametrize("other", [{"registration": "linear"}, {"resolution_mm": 2.0}, {"seed": 2}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"registration": "linear"},
+        {"resolution_mm": 2.0},
+        {"seed": 2},
+        {"denoise": "nlm"},
+        {"brain_extraction": "robex"},
+    ],
+)
 def test_other_options_are_other_work(scan, tmp_path, other):
     finish(scan, T1wOptions(), tmp_path)
     assert not MODALITY.is_done(tmp_path, scan, T1wOptions(**other))
