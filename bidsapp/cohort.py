@@ -114,6 +114,7 @@ def build_cohort(
     options: CohortOptions,
     participants: Sequence[str] = (),
     volumes: Sequence[str] = (),
+    preserve: Sequence[str] | None = None,
 ) -> CohortTable:
     """Join the table with the images.
 
@@ -129,6 +130,8 @@ def build_cohort(
         Labels to keep; all when empty.
     volumes : sequence of str
         Columns with the volumes of regions, taken over as they are.
+    preserve : sequence of str, optional
+        Columns whose effect harmonisation keeps; None where nothing is harmonised.
     """
     path = folder / "participants.tsv"
     table, classes = check_table(folder, options)
@@ -153,14 +156,22 @@ def build_cohort(
             is_what = f"'{value}', neither {classes[0]} nor {classes[1]}" if value else "missing"
             excluded[person] = f"{options.target} is {is_what}"
     ruled = _ruled_out(path, table, sessions, options, on_disk - set(excluded))
+    if preserve is not None:
+        ruled |= _without_site(path, table, options.site, on_disk - set(excluded) - set(ruled))
     excluded |= ruled
     if excluded:
         warnings += [f"{person} is left out: {reason}" for person, reason in excluded.items()]
     order = ordered([(f"sub-{person}", session) for person, session in images], sessions)
     rows = _rows(images, order, people, classes, options, (on_disk & set(people)) - set(ruled))
     _check_both_classes(path, rows, classes, options)
-    check_columns(path, table, volumes, "[regions] volumes")
-    columns = list(dict.fromkeys([*options.covariates, *volumes]))
+    site = [options.site] if options.site else []
+    for names, asked in (
+        (volumes, "[regions] volumes"),
+        (site, "[cohort] site"),
+        (preserve or (), "[harmonisation] preserve"),
+    ):
+        check_columns(path, table, names, asked)
+    columns = list(dict.fromkeys([*options.covariates, *volumes, *site, *(preserve or ())]))
     taken = sorted(RESERVED & set(columns))
     if taken:
         raise InputError(
@@ -235,6 +246,17 @@ def check_columns(path: Path, table: pd.DataFrame, names: Sequence[str], flag: s
             near = get_close_matches(name, list(table.columns), n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(table.columns)}"
             raise InputError(f"{flag}: {path} has no column '{name}'; {hint}")
+
+
+def _without_site(path: Path, table: pd.DataFrame, site: str, people: set[str]) -> dict[str, str]:
+    """Participant to the reason, of those who cannot be harmonised for want of a site."""
+    check_columns(path, table, [site], "[cohort] site")
+    named = dict(zip(table["participant_id"], table[site].map(text), strict=True))
+    return {
+        person: f"{site} is missing, by which images are harmonised"
+        for person in sorted(people)
+        if not named[person]
+    }
 
 
 def _ruled_out(

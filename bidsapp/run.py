@@ -18,6 +18,7 @@ from bidsapp.likeness import balanced_away, read_likeness
 from bidsapp.settings import Recipe, Settings, parse
 from models.attribution import OF_REGIONS
 from models.errors import InputError
+from models.harmonisation import confounding
 from models.training.optimiser import adam
 from models.training.protocol import Protocol
 from models.training.search import applied, every_setting
@@ -37,6 +38,7 @@ from pipelines.derivatives import (
 from pipelines.execution import Failure, Resources, run_workflow
 from pipelines.explain import init_explain_wf
 from pipelines.group import Study, init_group_wf
+from pipelines.harmonisation import check_sites, site_names
 from pipelines.heatmaps import NO_COMMON_SPACE
 from pipelines.inputs import (
     Scan,
@@ -357,6 +359,8 @@ def group(settings: Settings) -> bool:
     for sentence in _limits(settings.recipe):
         diary.warn(sentence)
     splits = _splits(settings, cohort, diary)
+    for sentence in _sites(settings.recipe, cohort, splits):
+        diary.warn(sentence)
     _say_group(settings, cohort, len(splits))
     if settings.dry_run:
         return False
@@ -364,6 +368,16 @@ def group(settings: Settings) -> bool:
         _clean(settings, "group")
         _run_group(settings, name, cohort, splits, diary)
     return bool(diary.failures)
+
+
+def _sites(recipe: Recipe, cohort: CohortTable, splits: Sequence[Split]) -> list[str]:
+    """Refuse folds that cannot be harmonised; what to warn of where they can."""
+    if not recipe.harmonisation.wanted:
+        return []
+    check_sites(cohort.rows, splits, recipe.cohort.site)
+    people = cohort.rows.drop_duplicates("participant_id")
+    sites = site_names(people[recipe.cohort.site])
+    return confounding(sites, people["positive"].to_numpy(bool))
 
 
 def _limits(recipe: Recipe) -> list[str]:
@@ -427,7 +441,10 @@ def _cohort(settings: Settings) -> CohortTable:
     _check_making(settings, images)
     recipe = settings.recipe
     volumes = tuple(recipe.regions.volumes.values())
-    return build_cohort(settings.output_dir, images, recipe.cohort, settings.participants, volumes)
+    preserve = recipe.harmonisation.preserve if recipe.harmonisation.wanted else None
+    return build_cohort(
+        settings.output_dir, images, recipe.cohort, settings.participants, volumes, preserve
+    )
 
 
 def _check_making(settings: Settings, images: Mapping[tuple[str, str], Path]) -> None:
@@ -490,6 +507,9 @@ def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         starts=starts,
         space=_space(recipe),
         search=asdict(recipe.training.search) if recipe.training.search.draws else {},
+        baselines=recipe.baselines,
+        site=recipe.cohort.site,
+        harmonisation=recipe.harmonisation,
     )
 
 

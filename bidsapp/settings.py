@@ -17,6 +17,8 @@ from models.training.search import Search
 from models.training.splits import Plan
 from models.training.transfer import Transfer
 from models.volumes import INTENSITIES
+from pipelines.baselines import BASELINES, BaselineOptions
+from pipelines.harmonisation import METHODS, HarmonisationOptions
 from pipelines.preprocess import MODALITIES
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
 
@@ -127,6 +129,7 @@ class Cohort:
     positive: str = ""
     negative: str = ""
     covariates: tuple[str, ...] = ()
+    site: str = ""
     group: str = ""
     sessions: Sessions = field(default_factory=Sessions)
     exclude: Exclude = field(default_factory=Exclude)
@@ -240,6 +243,8 @@ class Recipe:
     cohort: Cohort = field(default_factory=Cohort)
     network: dict[str, Any] = field(default_factory=lambda: {"name": "boehle2019"})
     training: Training = field(default_factory=Training)
+    harmonisation: HarmonisationOptions = field(default_factory=HarmonisationOptions)
+    baselines: BaselineOptions = field(default_factory=BaselineOptions)
     attribution: tuple[dict[str, Any], ...] = ()
     regions: Regions = field(default_factory=Regions)
     statistics: StatisticsOptions = field(default_factory=StatisticsOptions)
@@ -259,6 +264,8 @@ class Recipe:
         for name in self.statistics.maps:
             _one_of("[statistics] maps", name, ("image", *names))
         _check_statistics(self.statistics)
+        _check_baselines(self.baselines)
+        _check_harmonisation(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, as in the TOML file."""
@@ -458,6 +465,44 @@ def _check_design(options: StatisticsOptions) -> None:
         raise InputError(
             "[statistics] exchange_within: signs are flipped here, nobody changes places; leave it "
             "out"
+        )
+
+
+def _check_baselines(options: BaselineOptions) -> None:
+    for name in options.names:
+        _one_of("[baselines] names", name, tuple(BASELINES))
+    if len(set(options.names)) < len(options.names):
+        raise InputError("[baselines] names: name each baseline once")
+    for key, values in (("c", options.c), ("gamma", options.gamma)):
+        if not values:
+            raise InputError(f"[baselines] {key}: give at least one value")
+        _between(f"[baselines] {key}", min(values), 1e-12)
+    _between("[baselines] pca", options.pca, 0)
+    _between("[baselines] inner_folds", options.inner_folds, 2)
+
+
+def _check_harmonisation(recipe: Recipe) -> None:
+    options, cohort = recipe.harmonisation, recipe.cohort
+    _one_of("[harmonisation] method", options.method, METHODS)
+    if not options.wanted:
+        return
+    if not cohort.site:
+        raise InputError(
+            f"[harmonisation] method = '{options.method}': say by [cohort] site which column of "
+            "participants.tsv holds the site of each person"
+        )
+    if recipe.preprocessing.registration == "none":
+        raise InputError(
+            "[harmonisation]: voxels are harmonised one by one, so images must be registered: "
+            "choose [preprocessing] registration = 'linear' or 'nonlinear'"
+        )
+    if cohort.site in options.preserve:
+        raise InputError("[harmonisation] preserve: the site is what is taken off; leave it out")
+    if cohort.target and cohort.target in options.preserve:
+        raise InputError(
+            f"[harmonisation] preserve: '{cohort.target}' is what is predicted. To keep it, the "
+            "class of the people who are tested would have to be known: leave it out. Classes of "
+            "training people are told apart from their sites anyway (use_labels)"
         )
 
 

@@ -541,3 +541,37 @@ def null_distribution(
         )
     axes.set(xlabel="largest |t| over the brain", ylabel="permutations")
     return figure
+
+
+_FOREST = {"balanced_accuracy": "balanced accuracy", "roc_auc": "area under the ROC curve"}
+
+
+def forest(table: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+    """Draw classifiers with their intervals, the first on top and in colour.
+
+    Parameters
+    ----------
+    table
+        `classifier metric value ci_low ci_high`, with the metrics `balanced_accuracy` and
+        `roc_auc`.
+    names
+        What to call each classifier.
+    """
+    order = list(dict.fromkeys(table["classifier"]))
+    figure, panels = _chart(8.4, 1.1 + 0.36 * max(len(order), 2), panels=2)
+    for axes, (metric, words) in zip(panels, _FOREST.items(), strict=True):
+        rows = table[table["metric"] == metric].set_index("classifier").reindex(order)
+        height = np.arange(len(order))[::-1]
+        colours = [CLASS_COLOURS[0], *[CLASS_COLOURS[1]] * (len(order) - 1)]
+        axes.axvline(0.5, color=QUIET, lw=1, ls=(0, (4, 3)), zorder=0)
+        axes.hlines(height, rows["ci_low"], rows["ci_high"], color=colours, lw=2)
+        for k, value in enumerate(rows["value"]):
+            axes.scatter(value, height[k], s=42, color=colours[k], marker="D" if k == 0 else "o")
+        axes.set_yticks(height, [names.get(one, one) for one in order])
+        axes.tick_params(axis="y", length=0, labelleft=axes is panels[0])
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(order) - 0.4), xlabel=words)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x", color="#eef1f2", zorder=0)
+        axes.set_axisbelow(True)
+    panels[0].xaxis.set_major_formatter(PercentFormatter(1))
+    return figure

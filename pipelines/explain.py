@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 from nipype.pipeline import engine as pe
 
 from pipelines.atlases import atlas
-from pipelines.derivatives import SPACE, fingerprint, label, relative_path
+from pipelines.derivatives import SPACE, fingerprint, label, read_table, relative_path
 from pipelines.heatmaps import HeatmapNames
 from pipelines.inputs import Scan
 from pipelines.interfaces.attribution import ExplainPerson
@@ -32,6 +33,7 @@ def init_explain_wf(
     """
     parent = pe.Workflow(f"explain_{model.name}", base_dir=str(work_dir))
     making = fingerprint(model.card, [made_by(model.weights(fold)) for fold in model.folds])
+    people = harmonised_by(model, output_dir)
     for scan, registered in scans:
         folds, known = model.unseen_folds(scan.participant)
         if not folds:
@@ -45,6 +47,7 @@ def init_explain_wf(
                 making=making,
                 folds=folds,
                 known=known,
+                person=people.get(f"sub-{scan.participant}", {}),
                 control_sums=group_tables(model, output_dir),
                 device=device,
                 use_gpu=device != "cpu",
@@ -62,6 +65,20 @@ def init_explain_wf(
         person.connect([(explain, save, [(("products", in_list), "products")])])
         parent.add_nodes([person])
     return parent
+
+
+def harmonised_by(model: StoredModel, output_dir: Path) -> dict[str, dict[str, str]]:
+    """Participant to site and covariates, where the model was trained on harmonised images."""
+    told, path = model.card.get("Harmonisation"), output_dir / "participants.tsv"
+    if not told or not path.exists():
+        return {}
+    table = read_table(path)
+    table.index = "sub-" + table["participant_id"].str.strip().str.removeprefix("sub-")
+    columns = [one for one in (told["Site"], *told["Preserve"]) if one in table]
+    return {
+        str(who): {name: str(row[name]) for name in columns if pd.notna(row[name])}
+        for who, row in table.iterrows()
+    }
 
 
 def in_list(products: dict) -> list:

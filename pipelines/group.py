@@ -10,10 +10,15 @@ from nipype.pipeline import engine as pe
 
 from models.training.splits import Split
 from pipelines.atlases import SHIPPED, atlas
+from pipelines.baselines import BaselineOptions
 from pipelines.derivatives import SPACE
+from pipelines.explain import in_list
+from pipelines.harmonisation import HarmonisationOptions
 from pipelines.heatmaps import NO_COMMON_SPACE
 from pipelines.interfaces.analytics import AnalyseMethod, CompareMethods
 from pipelines.interfaces.attribution import ExplainFold, SummariseMethod
+from pipelines.interfaces.baselines import BaselineFeatures, BaselineFold, Baselines
+from pipelines.interfaces.harmonisation import HarmoniseFold
 from pipelines.interfaces.networks import PackVolumes, Predictions, TrainFold
 from pipelines.interfaces.sink import SaveProducts
 from pipelines.interfaces.statistics import VoxelwiseTest
@@ -58,6 +63,12 @@ class Study:
     space : str
         BIDS label of the space of the images. Where it is not the template's, a voxel is another
         place in every brain: there are no tables of regions, no means and no tests.
+    baselines : BaselineOptions
+        Simple classifiers beside the network; none without names.
+    site : str
+        Column of the cohort table with the site of each image; "" without one.
+    harmonisation : HarmonisationOptions
+        Whether sites are taken off the images inside each fold.
     """
 
     model: str
@@ -76,6 +87,9 @@ class Study:
     starts: Starts | None = None
     space: str = SPACE
     search: Mapping[str, Any] = field(default_factory=dict)
+    baselines: BaselineOptions = field(default_factory=lambda: BaselineOptions(names=()))
+    site: str = ""
+    harmonisation: HarmonisationOptions = field(default_factory=HarmonisationOptions)
 
     @property
     def registered(self) -> bool:
@@ -105,6 +119,7 @@ class Study:
             "Versions": dict(versions),
             "Recipe": recipe,
             "Search": dict(self.search),
+            "Harmonisation": self.harmonisation.card(self.site),
             "Transfer": self.starts.provenance if self.starts else None,
             "IntendedUse": "research; not a medical device",
         }
@@ -139,15 +154,21 @@ def init_group_wf(
     analyse, compare = plan.analytics()
     analysed = pe.Node(niu.Merge(2), name="analysed")
     test = plan.statistics()
+    features, fit_baselines, beside = plan.baselines()
     # A sink per stage: what is computed is kept when a later stage fails.
-    gather = pe.Node(niu.Merge(2), name="gather")  # the model card is written after the weights
-    save_model, save_heatmaps, save_analytics, save_tests = (
+    harmonise = plan.harmonisation() if study.harmonisation.wanted else None
+    # The model card is written after the weights, and what harmonises their images.
+    gather = pe.Node(niu.Merge(3 if harmonise else 2), name="gather")
+    save_model, save_baselines, save_heatmaps, save_analytics, save_tests = (
         pe.Node(
             SaveProducts(output_dir=str(output_dir), common={"SoftwareVersions": card["Versions"]}),
             name=name,
             overwrite=True,
         )
-        for name in ("save_model", "save_heatmaps", "save_analytics", "save_tests")
+        for name in (
+            *("save_model", "save_baselines", "save_heatmaps"),
+            *("save_analytics", "save_tests"),
+        )
     )
 
     workflow = pe.Workflow(f"group_{study.model}", base_dir=str(work_dir))
@@ -162,10 +183,31 @@ def init_group_wf(
                 [("scores", "scores"), ("history", "histories"), ("weights", "weights")],
             ),
             (train, gather, [("products", "in1")]),
-            (predict, gather, [("products", "in2")]),
+            (predict, gather, [("products", "in3" if harmonise else "in2")]),
             (gather, save_model, [("out", "products")]),
         ]
     )
+    if harmonise:
+        mapped = [train, *([features] if study.baselines.names else [])]
+        mapped += [explain] if study.attributions else []
+        workflow.connect(
+            [
+                (pack, harmonise, cached),
+                (harmonise, gather, [("products", "in2")]),
+                *[(harmonise, node, [("maps", "harmonisation")]) for node in mapped],
+            ]
+        )
+    if study.baselines.names:
+        workflow.connect(
+            [
+                (pack, features, cached),
+                (features, fit_baselines, [("features", "features")]),
+                (features, beside, [(("facts", the_facts), "facts")]),
+                (fit_baselines, beside, [("scores", "scores"), ("choices", "choices")]),
+                (predict, beside, [("table", "predictions")]),
+                (beside, save_baselines, [(("products", in_list), "products")]),
+            ]
+        )
     if study.attributions:
         workflow.connect(
             [
@@ -225,6 +267,17 @@ class _Plan:
         return {"device": self.device, "use_gpu": self.device != "cpu"}
 
     @property
+    def _maps(self) -> list[str]:
+        """Field of a fold's harmonisation, where there is any."""
+        return ["harmonisation"] if self.study.harmonisation.wanted else []
+
+    @property
+    def _harmonised(self) -> dict[str, Any]:
+        if not self.study.harmonisation.wanted:
+            return {}
+        return {"options": asdict(self.study.harmonisation), "site": self.study.site}
+
+    @property
     def _repeats(self) -> list[int]:
         return [fold["repeat"] for fold in self.folds]
 
@@ -268,15 +321,69 @@ class _Plan:
                 model=study.model,
                 stored=str(self.output_dir),
                 force=force,
+                harmonised=self._harmonised,
                 **self._gpu,
             ),
-            iterfield=["split", "transfer"],
+            iterfield=["split", "transfer", *self._maps],
             name="train",
             mem_gb=3,
         )
         train.inputs.split = self.folds
         train.inputs.transfer = study.starts.folds if study.starts else [{} for _ in self.folds]
         return pack, train, pe.Node(Predictions(card=dict(card), **self._shared), name="predict")
+
+    def harmonisation(self) -> pe.MapNode:
+        """Learn in every fold what the sites add to the images."""
+        harmonise = pe.MapNode(
+            HarmoniseFold(cohort=self.cohort, model=self.study.model, **self._harmonised),
+            iterfield=["split"],
+            name="harmonise",
+            mem_gb=2,
+        )
+        harmonise.inputs.split = self.folds
+        return harmonise
+
+    def baselines(self) -> tuple[pe.Node, pe.MapNode, pe.Node]:
+        """What the baselines look at, every fold of them, and the network beside them."""
+        study, options = self.study, asdict(self.study.baselines)
+        if not study.registered and not study.volumes:  # no atlas fits the images
+            options["names"] = tuple(one for one in options["names"] if one != "svm_regions")
+        covariates = list(dict.fromkeys([*study.covariates, *([study.site] if study.site else [])]))
+        look = BaselineFeatures(
+            cohort=self.cohort,
+            names=list(options["names"]),
+            atlas=study.atlas,
+            volumes=list(dict.fromkeys(study.volumes.values())),
+        )
+        # One file serves every fold, unless each sees the images in its own way.
+        features = (
+            pe.MapNode(look, iterfield=self._maps, name="features", mem_gb=2)
+            if self._maps
+            else pe.Node(look, name="features", mem_gb=2)
+        )
+        fit = pe.MapNode(
+            BaselineFold(
+                cohort=self.cohort,
+                options=options,
+                covariates=covariates,
+                words=[study.site] if study.site else [],
+                seed=study.seed,
+            ),
+            iterfield=["split", *(["features"] if self._maps else [])],
+            name="fit_baselines",
+            mem_gb=2,
+        )
+        fit.inputs.split = self.folds
+        beside = pe.Node(
+            Baselines(
+                covariates=covariates,
+                options=options,
+                model=study.model,
+                classes=list(study.classes),
+            ),
+            name="beside",
+        )
+        return features, fit, beside
 
     def explanation(self) -> tuple[pe.MapNode, pe.MapNode, pe.Node]:
         """Explain the test people of every fold, summarise every method, choose maps to test."""
@@ -291,7 +398,7 @@ class _Plan:
                 space=study.space,
                 **self._gpu,
             ),
-            iterfield=["split", "weights"],
+            iterfield=["split", "weights", *self._maps],
             name="explain",
             mem_gb=3,
         )
@@ -375,6 +482,11 @@ def _atlas_place(wanted: str) -> str:
     """A shipped atlas by its name, a file by its whole path, once it is known to be readable."""
     atlas(wanted)
     return wanted if wanted in SHIPPED else str(Path(wanted).absolute())
+
+
+def the_facts(facts: dict | list) -> dict:
+    """What the baselines look at, which is the same in every fold."""
+    return facts[0] if isinstance(facts, list) else facts
 
 
 def choose_stacks(stacks: list, names: list, wanted: list) -> list:

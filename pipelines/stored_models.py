@@ -84,6 +84,10 @@ class StoredModel:
         """Weights of a fold."""
         return self.folder / f"model-{self.name}_fold-{fold}_weights.safetensors"
 
+    def harmonisation(self, fold: int) -> Path:
+        """Maps that take the sites off a fold's images, where its card tells of harmonisation."""
+        return self.folder / f"model-{self.name}_fold-{fold}_harmonisation.safetensors"
+
     def unseen_folds(self, participant: str) -> tuple[list[int], bool]:
         """Folds that may explain a person, and whether the person was in the cohort.
 

@@ -44,6 +44,10 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "in Aging Neuroscience 2019;11:194.",
         _DOI + "10.3389/fnagi.2019.00194",
     ),
+    "cortes1995": (
+        "Cortes C, Vapnik V. Support-vector networks. Machine Learning 1995;20:273–297.",
+        _DOI + "10.1007/BF00994018",
+    ),
     "delong1988": (
         "DeLong ER, DeLong DM, Clarke-Pearson DL. Comparing the areas under two or more "
         "correlated receiver operating characteristic curves: a nonparametric approach. "
@@ -95,6 +99,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Fonov V, Evans AC, Botteron K, Almli CR, McKinstry RC, Collins DL. Unbiased average "
         "age-appropriate atlases for pediatric studies. NeuroImage 2011;54:313–327.",
         _DOI + "10.1016/j.neuroimage.2010.07.033",
+    ),
+    "fortin2017": (
+        "Fortin JP, Parker D, Tunç B, et al. Harmonization of multi-site diffusion tensor imaging "
+        "data. NeuroImage 2017;161:149–170.",
+        _DOI + "10.1016/j.neuroimage.2017.08.047",
     ),
     "freedman1983": (
         "Freedman D, Lane D. A nonstochastic interpretation of reported significance levels. "
@@ -150,6 +159,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "2011;30:1617–1634.",
         _DOI + "10.1109/TMI.2011.2138152",
     ),
+    "johnson2007": (
+        "Johnson WE, Li C, Rabinovic A. Adjusting batch effects in microarray expression data "
+        "using empirical Bayes methods. Biostatistics 2007;8:118–127.",
+        _DOI + "10.1093/biostatistics/kxj037",
+    ),
     "kingma2015": (
         "Kingma DP, Ba J. Adam: a method for stochastic optimization. International Conference on "
         "Learning Representations 2015.",
@@ -165,6 +179,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Liu M, Cheng D, Wang K, Wang Y. Multi-modality cascaded convolutional neural networks for "
         "Alzheimer's disease diagnosis. Neuroinformatics 2018;16:295–308.",
         _DOI + "10.1007/s12021-018-9370-4",
+    ),
+    "mcnemar1947": (
+        "McNemar Q. Note on the sampling error of the difference between correlated "
+        "proportions or percentages. Psychometrika 1947;12:153–157.",
+        _DOI + "10.1007/BF02295996",
     ),
     "montavon2017": (
         "Montavon G, Lapuschkin S, Binder A, Samek W, Müller KR. Explaining nonlinear "
@@ -261,6 +280,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "activations in SPM using a macroscopic anatomical parcellation of the MNI MRI "
         "single-subject brain. NeuroImage 2002;15:273–289.",
         _DOI + "10.1006/nimg.2001.0978",
+    ),
+    "varma2006": (
+        "Varma S, Simon R. Bias in error estimation when using cross-validation for model "
+        "selection. BMC Bioinformatics 2006;7:91.",
+        _DOI + "10.1186/1471-2105-7-91",
     ),
     "virtanen2020": (
         "Virtanen P, Gommers R, Oliphant TE, et al. SciPy 1.0: fundamental algorithms for "

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bidsapp.report import analytics, cohort, heatmaps, notes, performance, statistics, wording
+from bidsapp.report.baselines import TESTED, Beside, beside
 from bidsapp.report.current import Current
 from bidsapp.report.methods import methods_text
 from bidsapp.report.page import HEATMAPS, Statement, Table, write
@@ -57,6 +58,8 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
     predictions = _table(shelf, chosen, "predictions")
     found = performance.stored(shelf, chosen) if chosen else {}
     level = _level(shelf, chosen)
+    better = _beats_chance(found)
+    baselines = beside(shelf, chosen, level, beats_chance=better) if chosen else None
     current = Current.of(shelf, chosen)
     figures = [
         one
@@ -76,6 +79,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         for name, done in (
             ("preprocessing", not qc.empty),
             ("network", bool(chosen)),
+            ("baselines", baselines and baselines.table),
             ("attribution", maps),
             ("analytics", analysed),
             ("statistics", tests),
@@ -92,7 +96,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         alarm=performance.alarm(found) if chosen else None,
         statements=[
             Statement(cohort.who(taken, left_out, classes, trainers)),
-            *_statements(found, level, maps, tests, chosen),
+            *_statements(found, level, maps, tests, chosen, baselines),
         ],
         cohort=cohort.cohort_table(taken, classes, setting.get("site_column"), trainers),
         excluded=cohort.excluded(
@@ -103,6 +107,8 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         metrics=performance.metrics_table(found, level),
         confusion=performance.confusion_table(_table(shelf, chosen, "confusion")),
         charts=charts,
+        baselines=baselines,
+        tested=TESTED,
         heatmaps=maps,
         analytics=analysed,
         tests=tests,
@@ -204,6 +210,7 @@ def _chart_kind(found: Item) -> str:
         "learning": {"learning", "learningcurves", "history"},
         "qc": {"qc"},
         "probabilities": {"probabilities", "predictions"},
+        "baselines": {"baselines"},
     }
     return next((kind for kind, known in kinds.items() if names & known), "")
 
@@ -214,6 +221,11 @@ _CHARTS = {
     "probabilities": (
         "Probability of every person, one strip per true class",
         "Each mark is one person; hollow, named marks were called wrong.",
+    ),
+    "baselines": (
+        "Balanced accuracy and area under the ROC curve of the network and of each baseline",
+        "The network on top; bars are intervals, the dashed line is chance. Intervals may overlap "
+        "where a paired test still tells two classifiers apart.",
     ),
     "learning": (
         "Loss and balanced accuracy over the epochs of training",
@@ -337,20 +349,26 @@ def _statements(
     maps: list[MeanMap],
     tests: list[statistics.Test],
     model: str | None,
+    baselines: Beside | None,
 ) -> list[Statement]:
     """How well the network does, and what its maps may and may not show."""
     well = "No model was found: nobody was classified."
     if model:
         well = performance.verdict(found, level)
-    good = (measure := performance.leading(found)) is not None and measure.beats_chance
     return [
-        Statement(well, "good" if good else "attention"),
+        Statement(well, "good" if _beats_chance(found) else "attention"),
+        *([baselines.summary] if baselines and baselines.summary else []),
         Statement(
             " ".join([HEATMAPS, _differences(tests)])
             if maps or tests
             else "There are no heatmaps and no statistics yet."
         ),
     ]
+
+
+def _beats_chance(found: Mapping[str, performance.Measure]) -> bool:
+    measure = performance.leading(found)
+    return measure is not None and bool(measure.beats_chance)
 
 
 def _differences(tests: list[statistics.Test]) -> str:

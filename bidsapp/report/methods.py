@@ -13,7 +13,7 @@ from bidsapp.report.wording import count, listing, number
 from models.attribution import OF_REGIONS
 from pipelines.choices import DRAWS, SHARED_TOP
 
-STAGES = ("preprocessing", "network", "attribution", "analytics", "statistics")
+STAGES = ("preprocessing", "network", "baselines", "attribution", "analytics", "statistics")
 _CITE = re.compile(r" ?\[(@[a-z0-9]+(?:; @[a-z0-9]+)*)\]")
 
 
@@ -94,6 +94,7 @@ def methods_text(
     writers = {
         "preprocessing": ("Image preprocessing", _preprocessing),
         "network": ("Classification", _network),
+        "baselines": ("Comparison with simple classifiers", _baselines),
         "attribution": ("Heatmaps", _attribution),
         "analytics": ("Regions", _analytics),
         "statistics": ("Statistics", _statistics),
@@ -233,6 +234,7 @@ def _network(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
         _search(training.get("search") or {}),
         _augmentation({**protocol, **(protocol.get("augmentation") or {})}),
         _split(training),
+        _harmonised(recipe),
         _INTERVALS,
     )
 
@@ -365,6 +367,87 @@ def _split(training: Mapping[str, Any]) -> str | None:
         f"Performance was measured by {folds}-fold cross-validation{again} stratified by class. "
         f"{people} Every prediction comes from networks that had not seen the person, neither in "
         "training nor in validation."
+    )
+
+
+def _harmonised(recipe: Mapping[str, Any]) -> str | None:
+    table, site = recipe.get("harmonisation") or {}, (recipe.get("cohort") or {}).get("site")
+    if table.get("method") != "combat" or not site:
+        return None
+    kept = listing(table.get("preserve") or [])
+    labels = (
+        " The classes of training people took part in the estimation; no class is needed to apply "
+        "it."
+        if table.get("use_labels")
+        else ""
+    )
+    return (
+        f"Effects of the site (column “{site}”) were taken off the voxels by ComBat [@johnson2007; "
+        "@fortin2017], estimated in each fold from its training people alone"
+        f"{f', with {kept} preserved' if kept else ''}.{labels}"
+    )
+
+
+# --- baselines -----------------------------------------------------------------------------------
+
+_BASELINES = {
+    "svm_voxels": "a linear support vector machine on the voxels that the network saw",
+    "svm_voxels_rbf": "one with a radial kernel on the same voxels",
+    "mask": "a linear one on which of these voxels are not zero, that is, on the brain mask alone",
+}
+
+
+def _baselines(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    table = recipe.get("baselines") or {}
+    names = list(table.get("names") or [])
+    cohort = recipe.get("cohort") or {}
+    site = [cohort["site"]] if cohort.get("site") else []
+    covariates = list(dict.fromkeys([*(cohort.get("covariates") or []), *site]))
+    if not covariates:
+        names = [one for one in names if one != "covariates"]
+    if not names:
+        return ""
+    said = {
+        **_BASELINES,
+        "svm_regions": _region_machine(recipe),
+        "covariates": f"logistic regression on the covariates ({listing(covariates)})",
+    }
+    machines = any(one != "covariates" for one in names)
+    return _sentences(
+        "Beside the network, simple classifiers [@cortes1995] were"
+        if machines
+        else "Beside the network, a simple classifier was",
+        "fitted in the same folds and tested on the same people with scikit-learn "
+        f"[@pedregosa2011]: {'; '.join(said[one] for one in names)}.",
+        _nested_search(table, names),
+        "Both classes weighed the same. The area under the ROC curve of the network was compared "
+        "with that of each by DeLong’s test for correlated areas [@delong1988], their answers by "
+        "McNemar’s exact test [@mcnemar1947].",
+    )
+
+
+def _region_machine(recipe: Mapping[str, Any]) -> str:
+    regions = recipe.get("regions") or {}
+    if regions.get("volumes"):
+        return "a linear one on the volumes of regions, each scaled to unit variance"
+    atlas = _atlas(str(regions.get("atlas")))
+    return (
+        f"a linear one on the mean intensity of each region of the {atlas}, scaled to unit variance"
+    )
+
+
+def _nested_search(table: Mapping[str, Any], names: Collection[str]) -> str:
+    """How parameters were chosen, and what was scaled by the training people alone."""
+    values = [f"C from {listing([number(one) for one in table.get('c') or []])}"]
+    if "svm_voxels_rbf" in names:
+        values.append(f"gamma from {listing([number(one) for one in table.get('gamma') or []])}")
+    pca = table.get("pca")
+    kept = f"; the first {count(pca, 'principal component')} of the voxels were kept" if pca else ""
+    return (
+        f"Their parameters ({', '.join(values)}) were chosen by balanced accuracy in "
+        f"{table.get('inner_folds')} inner folds of the training people [@varma2006], divided by "
+        "person. Means, scales and imputed values came from the training people alone; kernels "
+        f"were centred and divided by their mean diagonal{kept}."
     )
 
 

@@ -26,8 +26,6 @@ from sklearn.svm import SVC
 from models.errors import InputError
 from models.training.kernels import Source
 
-GRID = (0.001, 0.1, 1.0, 10.0)
-
 Setting = Mapping[str, float]
 # Rows to fit on, other rows, settings -> decision values (settings, other rows).
 Learner = Callable[[NDArray, NDArray, Sequence[Setting]], NDArray]
@@ -116,8 +114,8 @@ def _inner(people: People, rows: NDArray, folds: int, seed: int) -> list[tuple[N
     fewest = min(len(set(persons[labels == one].tolist())) for one in (True, False))
     if fewest < 2:
         raise InputError(
-            f"a class has {fewest} people in the training part of this fold, and the baselines "
-            "choose their parameters by dividing it again: add people, or set [baselines] names = "
+            f"one class has fewer than two people ({fewest}) in the training part of a fold, which "
+            "has to be divided again to choose parameters: add people, or set [baselines] names = "
             "[]"
         )
     folder = StratifiedGroupKFold(min(folds, fewest), shuffle=True, random_state=seed)
@@ -158,7 +156,7 @@ def svm(source: Source, people: People) -> Learner:
     return learn
 
 
-def svm_settings(c: Sequence[float] = GRID, gamma: Sequence[float] = ()) -> list[Setting]:
+def svm_settings(c: Sequence[float], gamma: Sequence[float] = ()) -> list[Setting]:
     """All combinations of C and, for a radial kernel, gamma."""
     if not gamma:
         return [{"C": one} for one in sorted(c)]

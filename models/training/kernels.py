@@ -5,7 +5,7 @@ once for a cohort, from a memory map and in blocks of voxels. Centring, scale an
 components are then taken from its training part, for which no voxel is needed any more.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,13 +51,17 @@ def _squares(first: NDArray, second: NDArray, inner: NDArray) -> NDArray:
     return np.maximum(first[:, None] + second[None] - 2 * inner, 0)
 
 
-def voxel_blocks(volumes: np.ndarray, *, block_mb: float = 256) -> Iterator[NDArray]:
+def voxel_blocks(
+    volumes: np.ndarray, *, rows: Sequence[int] | None = None, block_mb: float = 256
+) -> Iterator[NDArray]:
     """Voxels of all images, some at a time.
 
     Parameters
     ----------
     volumes : (images, C, x, y, z) array
         Usually a memory map; every voxel is read once.
+    rows : sequence of int, optional
+        Images to take; default all.
     block_mb : float
         Memory of a block as float64.
 
@@ -66,9 +70,10 @@ def voxel_blocks(volumes: np.ndarray, *, block_mb: float = 256) -> Iterator[NDAr
     (images, v) float64 array
     """
     flat = volumes.reshape(len(volumes), -1)
-    step = max(1, int(block_mb * 2**20 / (8 * max(len(volumes), 1))))
+    taken = np.arange(len(volumes)) if rows is None else np.asarray(rows, int)
+    step = max(1, int(block_mb * 2**20 / (8 * max(len(taken), 1))))
     for start in range(0, flat.shape[1], step):
-        yield np.asarray(flat[:, start : start + step], np.float64)
+        yield np.asarray(flat[taken, start : start + step], np.float64)
 
 
 def gram(blocks: Iterable[NDArray]) -> NDArray:

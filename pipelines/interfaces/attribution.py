@@ -177,6 +177,7 @@ class ExplainFoldInputSpec(BaseInterfaceInputSpec):
     attributions = traits.List(traits.Dict, mandatory=True)
     atlas = traits.Str(mandatory=True)
     space = traits.Str(SPACE, usedefault=True, desc="of the images")
+    harmonisation = File(exists=True, desc="maps of the fold; without them images stay as they are")
     target = traits.Int(1, usedefault=True, desc="output that is explained")
     device = traits.Str("cpu", usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
@@ -196,6 +197,7 @@ class ExplainFold(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from models.training.splits import Split
         from models.volumes import open_cache
+        from pipelines.harmonisation import seen
         from pipelines.stored_models import trained_network
 
         folder = Path(runtime.cwd) / "maps"
@@ -208,9 +210,10 @@ class ExplainFold(SimpleInterface):
         index: dict[str, Any] = {"keys": [cache.keys[row] for row in rows], "fold": split.number}
         regions = Regions.of_space(self.inputs.space, self.inputs.atlas, cache.grid)
         around = Surroundings.on(cache.grid, regions)
+        images = seen(cache, cohort, self.inputs.harmonisation or "")
         for attribution in self.inputs.attributions:
             maps, ledgers = explain_rows(
-                network, cache.volumes, rows, attribution, self.inputs.target, around, folder
+                network, images, rows, attribution, self.inputs.target, around, folder
             )
             np.save(folder / f"{attribution['name']}.npy", maps)
             index[attribution["name"]] = ledgers
@@ -418,6 +421,7 @@ class ExplainPersonInputSpec(BaseInterfaceInputSpec):
     making = traits.Str(mandatory=True, desc="fingerprint of its card and weights")
     folds = traits.List(traits.Int, mandatory=True, desc="folds that never saw the person")
     known = traits.Bool(False, usedefault=True, desc="whether the person was in the cohort")
+    person = traits.Dict({}, usedefault=True, desc="row of participants.tsv, to harmonise by")
     control_sums = traits.Dict({}, usedefault=True, desc="method -> table of the group")
     device = traits.Str("cpu", usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
@@ -447,9 +451,14 @@ class ExplainPerson(SimpleInterface):
         read = modality_of(model.modality).volume
         volume = read(self.inputs.image, model.grid, card["Intensity"])[None]
         networks = [model.network(fold).to(self.inputs.device) for fold in self.inputs.folds]
+        volumes = [self._seen(model, fold, volume) for fold in self.inputs.folds]
         with torch.no_grad():
-            batch = torch.from_numpy(volume).to(self.inputs.device)
-            scores = torch.cat([network(batch) for network in networks]).cpu()
+            scores = torch.cat(
+                [
+                    network(torch.from_numpy(one).to(self.inputs.device)).cpu()
+                    for network, one in zip(networks, volumes, strict=True)
+                ]
+            )
         ids = {"sub": self.inputs.participant, "ses": self.inputs.session}
         products = person_prediction(
             cwd,
@@ -468,8 +477,8 @@ class ExplainPerson(SimpleInterface):
         around, column = Surroundings.on(model.grid, regions), column_of(card, positive)
         for attribution in card["Attributions"]:
             found = [
-                explain_rows(network, volume, [0], attribution, column, around)
-                for network in networks
+                explain_rows(network, one, [0], attribution, column, around)
+                for network, one in zip(networks, volumes, strict=True)
             ]
             ledgers = [one[1][0] for one in found]
             facts = method_facts(
@@ -493,6 +502,15 @@ class ExplainPerson(SimpleInterface):
             )
         self._results["products"] = products
         return runtime
+
+    def _seen(self, model: Any, fold: int, volume: np.ndarray) -> np.ndarray:
+        """The (1, C, x, y, z) image as this fold's network sees it."""
+        from pipelines.harmonisation import read_maps
+
+        if not model.card.get("Harmonisation"):
+            return volume
+        stored = read_maps(model.harmonisation(fold))
+        return stored.apply(volume[0], self.inputs.person, f"sub-{self.inputs.participant}")[None]
 
     def _control_sums(self, method: str, negative: str) -> pd.Series | None:
         path = self.inputs.control_sums.get(method)

@@ -130,6 +130,8 @@ class TrainFoldInputSpec(BaseInterfaceInputSpec):
     seed = traits.Int(mandatory=True)
     model = traits.Str(mandatory=True, desc="label of the model")
     transfer = traits.Dict({}, usedefault=True, desc="stored network that the weights start from")
+    harmonisation = File(exists=True, desc="maps of the fold; without them images stay as they are")
+    harmonised = traits.Dict({}, usedefault=True, desc="how the maps were made: site, options")
     stored = traits.Str("", usedefault=True, desc="output folder that may hold this very fold")
     force = traits.Bool(False, usedefault=True)
     device = traits.Str("cpu", usedefault=True, nohash=True)
@@ -175,6 +177,7 @@ class TrainFold(SimpleInterface):
             self.inputs.search,
             self.inputs.seed,
             transfer.identity(self.inputs.transfer),
+            *self._harmonised(),
         )
         old = {name: Path(self.inputs.stored) / path for name, path in paths.items()}
         if self.inputs.stored and not self.inputs.force and made_by(old["weights"]) == this:
@@ -194,6 +197,19 @@ class TrainFold(SimpleInterface):
             path: {"file": str(files[name]), "sidecar": None} for name, path in paths.items()
         }
         return runtime
+
+    def _harmonised(self) -> list[Any]:
+        """What of the making of a fold is in its harmonisation."""
+        from pipelines.harmonisation import identity
+
+        given = self.inputs.harmonised
+        return identity(read_cohort(self.inputs.cohort), **given) if given else []
+
+    def _seen(self, cache: Any, cohort: pd.DataFrame) -> Any:
+        """The images as the network sees them."""
+        from pipelines.harmonisation import seen
+
+        return seen(cache, cohort, self.inputs.harmonisation or "")
 
     def _shared(self, cwd: Path, cache: Any, paths: dict[str, str]) -> dict[str, Path]:
         """What belongs to the model and is the same from every fold; its places join ``paths``."""
@@ -265,7 +281,7 @@ class TrainFold(SimpleInterface):
         protocol = Protocol(augmentation=Augmentation(**options.pop("augmentation", {})), **options)
         history = train(
             network,
-            cache.volumes,
+            self._seen(cache, cohort),
             cohort["positive"].to_numpy(bool),
             train_rows=sides["train"],
             validation_rows=sides["validation"],
@@ -294,7 +310,8 @@ class TrainFold(SimpleInterface):
 
         network = trained_network(weights, self.inputs.network, cache.grid)
         network.to(self.inputs.device)
-        scores = predict(network, cache.volumes, rows, device=self.inputs.device)
+        images = self._seen(cache, cohort)
+        scores = predict(network, images, rows, device=self.inputs.device)
         chosen = cohort.iloc[rows]
         return pd.DataFrame(
             {

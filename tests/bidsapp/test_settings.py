@@ -311,3 +311,61 @@ def test_the_threshold_of_the_paper_is_a_recipe(tmp_path):
     generic = load_recipe("t1w")
     assert shipped.network == generic.network
     assert shipped.training == generic.training
+
+
+# --- baselines -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"names": ["svm_voxel"]}, "did you mean 'svm_voxels'"),
+        ({"names": ["mask", "mask"]}, "each baseline once"),
+        ({"c": []}, "[baselines] c: give at least one"),
+        ({"gamma": [1.0, 0.0]}, "[baselines] gamma = 0: must be"),
+        ({"pca": -1}, "[baselines] pca"),
+        ({"inner_folds": 1}, "[baselines] inner_folds = 1: must be 2 or more"),
+        ({"C": [1.0]}, "unknown key [baselines] C"),
+    ],
+)
+def test_baselines_are_checked(table, words):
+    assert words in complaint(baselines=table)
+
+
+def test_whole_numbers_are_fine_for_the_search():
+    assert EMPTY.overridden({"baselines": {"c": [1, 10]}}).baselines.c == (1.0, 10.0)
+
+
+# --- harmonisation -------------------------------------------------------------------------------
+
+
+def test_nothing_is_harmonised_unless_it_is_asked_for():
+    assert not EMPTY.harmonisation.wanted
+    assert not EMPTY.overridden({"cohort": {"site": "centre"}}).harmonisation.wanted
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({}, "say by [cohort] site"),
+        ({"cohort": {"site": "centre"}, "harmonisation": {"method": "combt"}}, "mean 'combat'"),
+        (
+            {"cohort": {"site": "centre"}, "preprocessing": {"registration": "none"}},
+            "images must be registered",
+        ),
+        (
+            {"cohort": {"site": "centre"}, "harmonisation": {"preserve": ["centre"]}},
+            "the site is what is taken off",
+        ),
+        (
+            {
+                "cohort": {"site": "centre", "target": "diagnosis"},
+                "harmonisation": {"preserve": ["age", "diagnosis"]},
+            },
+            "'diagnosis' is what is predicted",
+        ),
+    ],
+)
+def test_harmonisation_that_cannot_be_done_is_refused(tables, words):
+    asked = {"method": "combat"} | tables.get("harmonisation", {})
+    assert words in complaint(**tables | {"harmonisation": asked})

@@ -10,7 +10,6 @@ from sklearn.svm import SVC
 
 from models.errors import InputError
 from models.training.baselines import (
-    GRID,
     People,
     logistic,
     nested,
@@ -19,6 +18,7 @@ from models.training.baselines import (
 )
 from models.training.kernels import of_gram, of_table
 
+GRID = (0.001, 0.1, 1.0, 10.0)
 TRAIN, TEST = np.arange(0, 48), np.arange(48, 60)
 
 
@@ -123,7 +123,7 @@ def test_a_person_on_both_sides_is_refused(cohort):
     voxels, people = cohort
     learner = svm(of_gram(voxels @ voxels.T), people)
     with pytest.raises(InputError, match="training and in the test part"):
-        nested(learner, svm_settings(), people, train=np.arange(49), test=np.arange(49, 60))
+        nested(learner, svm_settings(GRID), people, train=np.arange(49), test=np.arange(49, 60))
 
 
 @pytest.mark.parametrize("few", [0, 1])
@@ -131,9 +131,13 @@ def test_a_class_that_cannot_be_divided_is_refused(cohort, few):
     voxels, people = cohort
     labels = np.isin(people.persons, range(few))
     people = People(labels, people.persons)
-    with pytest.raises(InputError, match=f"a class has {few} people"):
+    with pytest.raises(InputError, match=rf"fewer than two people \({few}\)"):
         nested(
-            svm(of_gram(voxels @ voxels.T), people), svm_settings(), people, train=TRAIN, test=TEST
+            svm(of_gram(voxels @ voxels.T), people),
+            svm_settings(GRID),
+            people,
+            train=TRAIN,
+            test=TEST,
         )
 
 
@@ -141,7 +145,7 @@ def test_two_people_of_a_class_are_enough(cohort):
     voxels, people = cohort
     people = People(np.isin(people.persons, (2, 9)), people.persons)
     learner = svm(of_gram(voxels @ voxels.T), people)
-    found = nested(learner, svm_settings(), people, train=TRAIN, test=TEST)
+    found = nested(learner, svm_settings(GRID), people, train=TRAIN, test=TEST)
     assert np.isfinite(found.scores).all()
 
 
@@ -149,7 +153,7 @@ def test_regions_work_the_same_way(cohort):
     voxels, people = cohort
     regions = voxels.reshape(60, 20, 10).mean(2)
     learner = svm(of_table(regions), people)
-    found = nested(learner, svm_settings(), people, train=TRAIN, test=TEST)
+    found = nested(learner, svm_settings(GRID), people, train=TRAIN, test=TEST)
     assert ((found.scores >= 0) == people.labels[TEST]).mean() > 0.8
 
 

@@ -9,16 +9,22 @@ from nipype.pipeline.engine import MapNode
 from models.errors import InputError
 from models.grids import GRIDS
 from models.training.splits import Plan, split_people
+from pipelines.baselines import BaselineOptions
 from pipelines.explain import init_explain_wf
 from pipelines.group import StatisticsOptions, Study, choose_stacks, init_group_wf
+from pipelines.harmonisation import HarmonisationOptions
 from pipelines.inputs import Scan
 from pipelines.stored_models import StoredModel
 
 # node: the nodes that it feeds
 SKELETON = {
-    "pack": {"train", "predict", "explain", "summarise", "analyse", "compare", "test"},
+    "pack": {"train", "predict", "explain", "summarise", "analyse", "compare", "test", "features"},
     "train": {"predict", "explain", "analyse", "compare", "gather"},
-    "predict": {"summarise", "analyse", "compare", "test", "gather"},
+    "predict": {"summarise", "analyse", "compare", "test", "gather", "beside"},
+    "features": {"fit_baselines", "beside"},
+    "fit_baselines": {"beside"},
+    "beside": {"save_baselines"},
+    "save_baselines": set(),
     "explain": {"summarise", "analyse"},
     "summarise": {"stacks", "analyse", "compare", "save_heatmaps"},
     "analyse": {"compare", "analysed"},
@@ -54,6 +60,7 @@ def study(**changes):
             "covariates": ("age",),
             "statistics": StatisticsOptions(maps=("image", "lrpbeta1")),
             "seed": 3,
+            "baselines": BaselineOptions(),
         }
         | changes
     )
@@ -93,6 +100,7 @@ def test_a_stage_that_fails_takes_nothing_from_those_before(build):
     }
     assert needs["save_model"] == {"pack", "train", "predict", "gather"}
     assert needs["save_heatmaps"] == {"pack", "train", "predict", "explain", "summarise"}
+    assert not needs["save_baselines"] & {"explain", "summarise", "test"}
     assert "test" in needs["save_tests"]
     assert "test" not in needs["save_analytics"]
 
@@ -111,6 +119,10 @@ def test_the_card_is_written_after_the_weights(build):
     ("changes", "left_out"),
     [
         ({"statistics": StatisticsOptions(maps=())}, {"test", "save_tests"}),
+        (
+            {"baselines": BaselineOptions(names=())},
+            {"features", "fit_baselines", "beside", "save_baselines"},
+        ),
         (
             {"attributions": (), "statistics": StatisticsOptions(maps=("image",))},
             {"explain", "summarise", "save_heatmaps"}
@@ -131,7 +143,7 @@ def test_folds_methods_and_maps_are_mapped(build):
     workflow = build(folds=3, repeats=2)
     nodes = {name: workflow.get_node(name) for name in SKELETON}
     mapped = {name for name, node in nodes.items() if isinstance(node, MapNode)}
-    assert mapped == {"train", "explain", "summarise", "analyse", "test"}
+    assert mapped == {"train", "explain", "summarise", "analyse", "test", "fit_baselines"}
     assert len(nodes["train"].inputs.split) == len(nodes["explain"].inputs.split) == 6
     assert nodes["summarise"].inputs.attribution == [dict(one) for one in ATTRIBUTIONS]
     assert nodes["test"].inputs.name == ["image", "lrpbeta1"]
@@ -144,6 +156,61 @@ def test_train_and_explain_get_the_same_splits_in_the_same_order(build):
     assert [split["number"] for split in train] == [1, 2, 3, 4]
     for split in train:
         assert set(split["roles"]) == set(LABELS)
+
+
+def test_baselines_are_fitted_on_the_splits_of_the_network(build):
+    workflow = build(study(volumes={"Hippocampus": "hippocampus_ml"}), folds=4)
+    fit, features = (workflow.get_node(name).inputs for name in ("fit_baselines", "features"))
+    assert fit.split == workflow.get_node("train").inputs.split
+    assert fit.options["names"] == tuple(features.names)
+    assert fit.covariates == ["age"]
+    assert features.volumes == ["hippocampus_ml"]
+
+
+HARMONISED = {
+    "site": "centre",
+    "harmonisation": HarmonisationOptions("combat", preserve=("age",)),
+}
+
+
+def test_every_fold_sees_its_own_harmonised_images(build):
+    workflow = build(study(**HARMONISED))
+    graph = workflow._graph
+    maps = {
+        after.name
+        for _, after, edge in graph.out_edges(workflow.get_node("harmonise"), data=True)
+        if ("maps", "harmonisation") in edge["connect"]
+    }
+    assert maps == {"train", "explain", "features"}
+    for name in maps:
+        assert "harmonisation" in workflow.get_node(name).iterfield
+    fit = workflow.get_node("fit_baselines")
+    assert set(fit.iterfield) == {"split", "features"}
+    assert fit.inputs.covariates == ["age", "centre"]
+    assert fit.inputs.words == ["centre"]
+    harmonise = workflow.get_node("harmonise").inputs
+    assert harmonise.split == workflow.get_node("train").inputs.split
+    assert harmonise.options["preserve"] == ("age",)
+
+
+def test_a_harmonised_model_has_a_card_after_its_maps(build):
+    workflow = build(study(**HARMONISED))
+    order = {
+        source.name: edge["connect"][0][1]
+        for source, _, edge in workflow._graph.in_edges(workflow.get_node("gather"), data=True)
+    }
+    assert order == {"train": "in1", "harmonise": "in2", "predict": "in3"}
+    assert workflow.get_node("gather").interface._numinputs == 3
+    card = study(**HARMONISED).card({}, {}, 2)
+    assert card["Harmonisation"]["Site"] == "centre"
+    assert study().card({}, {}, 2)["Harmonisation"] is None
+
+
+def test_without_harmonisation_nothing_asks_for_maps(build):
+    workflow = build()
+    assert workflow.get_node("harmonise") is None
+    for name in ("train", "explain"):
+        assert "harmonisation" not in workflow.get_node(name).iterfield
 
 
 def test_maps_are_told_apart_by_their_repeat(build):
