@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import time
 from typing import Any
@@ -24,6 +24,7 @@ from models.training.protocol import Protocol
 from models.training.search import applied, every_setting
 from models.training.splits import Split, split_people
 from pipelines.atlases import SHIPPED, atlas
+from pipelines.baselines import BaselineOptions
 from pipelines.derivatives import (
     OWN_SPACE,
     SPACE,
@@ -50,7 +51,7 @@ from pipelines.inputs import (
 )
 from pipelines.interfaces.attribution import check_values
 from pipelines.participant import init_participant_wf
-from pipelines.preprocess import modality_of
+from pipelines.preprocess import REGISTRATIONS, modality_of
 from pipelines.preprocess.modality import Modality
 from pipelines.quality import write_group_quality
 from pipelines.stored_models import (
@@ -380,15 +381,25 @@ def _sites(recipe: Recipe, cohort: CohortTable, splits: Sequence[Split]) -> list
     return confounding(sites, people["positive"].to_numpy(bool))
 
 
+def _baselines(recipe: Recipe) -> BaselineOptions:
+    """The recipe's baselines, less that on regions where neither atlas nor volumes are known."""
+    if _space(recipe) == SPACE or recipe.regions.volumes:
+        return recipe.baselines
+    names = tuple(one for one in recipe.baselines.names if one != "svm_regions")
+    return replace(recipe.baselines, names=names)
+
+
 def _limits(recipe: Recipe) -> list[str]:
     """What the group level leaves out of images that were not registered."""
     if _space(recipe) == SPACE:
         return []
     done = _attributions(recipe)
-    names = [one["name"] for one in recipe.attribution if one not in done]
+    names = [f"attribution {one['name']}" for one in recipe.attribution if one not in done]
+    fitted = _baselines(recipe).names
+    names += [f"baseline {one}" for one in recipe.baselines.names if one not in fitted]
     return [
         f"not computed: {NO_COMMON_SPACE}",
-        *(f"not computed: attribution {name}, which covers regions of an atlas" for name in names),
+        *(f"not computed: {name}, which needs an atlas that fits" for name in names),
     ]
 
 
@@ -421,8 +432,12 @@ def _run_group(
         removed = remove_older(settings.output_dir, name, began)
         if removed:
             tell(f"{removed} files that earlier runs of model {name} left were removed")
-    tables = _modality(settings).stored(settings.output_dir, _options(settings), "quality")
-    write_group_quality(settings.output_dir, settings.work_dir, list(tables.values()))
+    write_group_quality(
+        settings.output_dir,
+        settings.work_dir,
+        _quality_tables(settings),
+        settings.recipe.preprocessing.registration,
+    )
     diary.write(settings.output_dir / "logs/group.json")
     _write_methods(settings, diary)
     _group_pages(settings.output_dir, name)
@@ -445,6 +460,14 @@ def _cohort(settings: Settings) -> CohortTable:
     return build_cohort(
         settings.output_dir, images, recipe.cohort, settings.participants, volumes, preserve
     )
+
+
+def _quality_tables(settings: Settings) -> list[Path]:
+    """Quality numbers of everybody, of every registration on disk at the recipe's resolution."""
+    kind, table = _modality(settings), asdict(settings.recipe.preprocessing)
+    options = [kind.options(table | {"registration": how}, settings.seed) for how in REGISTRATIONS]
+    found = [kind.stored(settings.output_dir, one, "quality").values() for one in options]
+    return list(dict.fromkeys(path for paths in found for path in paths))
 
 
 def _check_making(settings: Settings, images: Mapping[tuple[str, str], Path]) -> None:
@@ -507,7 +530,7 @@ def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         starts=starts,
         space=_space(recipe),
         search=asdict(recipe.training.search) if recipe.training.search.draws else {},
-        baselines=recipe.baselines,
+        baselines=_baselines(recipe),
         site=recipe.cohort.site,
         harmonisation=recipe.harmonisation,
     )

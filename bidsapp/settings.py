@@ -19,12 +19,11 @@ from models.training.transfer import Transfer
 from models.volumes import INTENSITIES
 from pipelines.baselines import BASELINES, BaselineOptions
 from pipelines.harmonisation import METHODS, HarmonisationOptions
-from pipelines.preprocess import MODALITIES
+from pipelines.preprocess import MODALITIES, REGISTRATIONS
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
 
 T = TypeVar("T")
 SESSIONS = ("first", "last", "all")
-REGISTRATIONS = ("nonlinear", "linear", "none")
 BRAIN_EXTRACTIONS = ("deepbet", "robex")
 
 

@@ -493,6 +493,35 @@ def qc_scatter(qc: pd.DataFrame) -> Figure:
     return figure
 
 
+def qc_by_registration(qc: pd.DataFrame) -> Figure:
+    """Draw how like the template images are, each registration beside the others.
+
+    Parameters
+    ----------
+    qc
+        One row per image: `registration template_correlation template_overlap`.
+    """
+    measures = {
+        "template_correlation": "correlation with the template",
+        "template_overlap": "overlap with the template (Dice)",
+    }
+    figure, panels = _chart(7.2, 3.2, len(measures))
+    kinds = sorted(qc["registration"].dropna().unique())
+    rng = np.random.default_rng(0)
+    for axes, (column, words) in zip(panels, measures.items(), strict=True):
+        for place, kind in enumerate(kinds):
+            values = qc.loc[qc["registration"] == kind, column].dropna().to_numpy(float)
+            beside = place + rng.uniform(-0.16, 0.16, len(values))
+            axes.scatter(beside, values, s=22, color=CLASS_COLOURS[1], alpha=0.6, lw=0)
+            if len(values):
+                axes.hlines(np.median(values), place - 0.28, place + 0.28, color=INK, lw=2)
+        axes.set_xticks(range(len(kinds)), kinds)
+        axes.set(ylabel=words, xlim=(-0.6, len(kinds) - 0.4))
+        axes.grid(axis="y", color="#eef1f2")
+        axes.set_axisbelow(True)
+    return figure
+
+
 def is_flagged(qc: pd.DataFrame) -> pd.Series:
     """Whether each row of a QC table carries a flag; text "n/a" and empty cells do not count."""
     if "flags" not in qc:

@@ -34,13 +34,31 @@ def flags_of(row: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def write_group_quality(output_dir: Path, work_dir: Path, tables: Sequence[Path]) -> None:
-    """Stack the participants' ``tables`` into ``group/qc.tsv``, and draw them."""
-    from pipelines.charts import qc_scatter
+def write_group_quality(
+    output_dir: Path, work_dir: Path, tables: Sequence[Path], registration: str
+) -> None:
+    """Stack the participants' ``tables`` into ``group/qc.tsv``, and draw them.
+
+    Parameters
+    ----------
+    tables : sequence of Path
+        Of every registration that is on disk.
+    registration : str
+        The recipe's. People are drawn as it brought them to the template; where there are others,
+        they are drawn beside it.
+    """
+    from pipelines.charts import qc_by_registration, qc_scatter
     from pipelines.figures import save
 
     if not tables:
         return
-    cohort = pd.concat([read_table(path) for path in tables])
+    cohort = pd.concat([read_table(path) for path in tables], ignore_index=True)
     write_table(output_dir / "group/qc.tsv", cohort)
-    place(save(qc_scatter(cohort), work_dir / "qc.png"), output_dir / "group/figures/qc.png")
+    several = "registration" in cohort and cohort["registration"].nunique() > 1
+    own = cohort[cohort["registration"] == registration] if several else cohort
+    figures = output_dir / "group/figures"
+    place(save(qc_scatter(own), work_dir / "qc.png"), figures / "qc.png")
+    (figures / "qcregistrations.png").unlink(missing_ok=True)
+    if several:
+        drawn = save(qc_by_registration(cohort), work_dir / "qcregistrations.png")
+        place(drawn, figures / "qcregistrations.png")

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from conftest import bright_centre_mm, describe, save_scan
 
+from pipelines.derivatives import read_table
+
 NONE = '[preprocessing]\nregistration = "none"\n'
 
 
@@ -79,6 +81,9 @@ def test_what_needs_a_common_space_is_left_out_and_said(unregistered):
 
 def test_variants_lie_side_by_side(unregistered):
     _, out, _ = unregistered
+    quality = read_table(out / "group/qc.tsv")
+    assert sorted(quality["registration"]) == ["linear", *["none"] * 5]
+    assert (out / "group/figures/qcregistrations.png").exists()
     for how in ("Linear", "None"):
         assert list(out.glob(f"sub-01/anat/*_desc-preproc{how}_T1w.nii.gz"))
         assert list(out.glob(f"sub-01/figures/*_desc-registration{how}_T1w.png"))

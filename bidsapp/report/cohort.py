@@ -234,6 +234,33 @@ def qc_table(shelf: Shelf, qc: pd.DataFrame) -> Table | None:
     )
 
 
+def registrations_table(qc: pd.DataFrame) -> Table | None:
+    """Quality numbers by registration; None where there is one only."""
+    if "registration" not in qc or qc["registration"].nunique() < 2:
+        return None
+    rows = []
+    for kind, images in qc.groupby("registration"):
+        flagged = sum(bool(wording.flags(text)) for text in images.get("flags", []))
+        spreads = [
+            _median_range(images[column]) if column in images else "–" for column in _SPREADS
+        ]
+        rows.append([str(kind), str(len(images)), str(flagged), *spreads])
+    heads = ["Registration", "Images", "Flagged", *map(wording.title, _SPREADS)]
+    caption = "Quality by registration: median (least to largest)"
+    return Table(caption, heads, rows, [False, *(True for _ in heads[1:])])
+
+
+_SPREADS = ("template_correlation", "template_overlap", "brain_outside_percent")
+
+
+def _median_range(values: pd.Series) -> str:
+    known = pd.to_numeric(values, errors="coerce").dropna()
+    if known.empty:
+        return "–"
+    low, middle, high = (wording.number(float(known.quantile(one))) for one in (0, 0.5, 1))
+    return f"{middle} ({low} to {high})"
+
+
 def _page_link(shelf: Shelf, participant: Any) -> Link | str:
     name = full_label(participant)
     page = shelf.root / f"{name}.html"

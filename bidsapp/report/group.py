@@ -104,6 +104,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         ),
         qc=cohort.qc_table(shelf, qc),
         flagged=cohort.flagged_table(shelf, qc),
+        registrations=cohort.registrations_table(qc),
         metrics=performance.metrics_table(found, level),
         confusion=performance.confusion_table(_table(shelf, chosen, "confusion")),
         charts=charts,
@@ -209,6 +210,7 @@ def _chart_kind(found: Item) -> str:
         "confusion": {"confusion"},
         "learning": {"learning", "learningcurves", "history"},
         "qc": {"qc"},
+        "registrations": {"qcregistrations"},
         "probabilities": {"probabilities", "predictions"},
         "baselines": {"baselines"},
     }
@@ -234,6 +236,11 @@ _CHARTS = {
     "qc": (
         "Brain volume against correlation with the template",
         "Each mark is one image; flagged ones are named.",
+    ),
+    "registrations": (
+        "Correlation and overlap with the template, a strip of marks per registration",
+        "How like the template images are by each registration on disk: a mark per image, a line "
+        "at the median. Without registration, a low value is no fault.",
     ),
 }
 

@@ -405,6 +405,8 @@ def _baselines(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     covariates = list(dict.fromkeys([*(cohort.get("covariates") or []), *site]))
     if not covariates:
         names = [one for one in names if one != "covariates"]
+    if not _registered(recipe) and not (recipe.get("regions") or {}).get("volumes"):
+        names = [one for one in names if one != "svm_regions"]
     if not names:
         return ""
     said = {

