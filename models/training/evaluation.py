@@ -55,7 +55,8 @@ def fitting(precision: Precision, model: nn.Module, image: np.ndarray, device: s
         return precision
     tried = replace(precision)
     try:
-        predict(tried.place(deepcopy(model)), image[None], [0], 1, device, tried)
+        # A single image would leave the maps as they are.
+        predict(tried.place(deepcopy(model)), np.stack([image] * 2), [0, 1], 2, device, tried)
     except RuntimeError as error:
         if "view" not in str(error):
             raise

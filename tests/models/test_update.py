@@ -224,12 +224,12 @@ def test_a_network_that_views_its_maps_is_left_contiguous():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_takes_channels_last(name):
-    shape = (20, 20, 20) if name == "nazari2021" else (96, 114, 96)
-    model, image = build(name, shape), torch.zeros(1, 1, *shape)
+    shape = {"nazari2021": (20, 20, 20), "liu2018": (126, 114, 150)}.get(name, (96, 114, 96))
+    model, image = build(name, shape), torch.zeros(2, 1, *shape)
     precision = Precision(channels_last=True)
     with torch.no_grad():
         scores = precision.place(model.eval())(precision.place(image))
-    assert scores.shape == (1, 2)
+    assert scores.shape == (2, 2)
 
 
 def test_compiled_networks_train_the_same_weights(monkeypatch):
