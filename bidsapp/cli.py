@@ -132,8 +132,6 @@ def _resources(root: Parser) -> None:
                        help="memory for all (default: 90 %% of what is granted)")  # fmt: skip
     group.add_argument("--device", default="auto", metavar="DEV",
                        help="auto, cpu, cuda, cuda:N or mps (default: auto)")  # fmt: skip
-    group.add_argument("--n-gpus", type=_positive, metavar="N",
-                       help="GPUs to use side by side (default: all with cuda)")  # fmt: skip
     group.add_argument("--use-plugin", type=Path, metavar="FILE",
                        help='JSON: {"plugin": "SLURM", "plugin_args": {...}}')  # fmt: skip
 
@@ -252,7 +250,6 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
 
     levels = tuple(dict.fromkeys(LEVELS[level] for level in options.analysis_level))
     recipe_source = options.recipe or _generic_recipe(options)
-    device = machine.pick_device(options.device)
     plugin = _json(options.use_plugin, "--use-plugin") if options.use_plugin else {}
     filters = (
         _json(options.bids_filter_file, "--bids-filter-file") if options.bids_filter_file else {}
@@ -268,8 +265,7 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
         filters=_filters(filters, options.bids_filter_file),
         dataset_links=_pairs(options.dataset_links),
         model=options.model,
-        device=device,
-        gpus=machine.gpu_count(device, options.n_gpus),
+        device=machine.pick_device(options.device),
         nprocs=options.nprocs or machine.cpu_count(),
         omp_nthreads=options.omp_nthreads,
         memory_gb=options.mem or 0.9 * machine.memory_gb(),

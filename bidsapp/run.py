@@ -521,6 +521,7 @@ def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         intensity=recipe.preprocessing.intensity,
         network=network,
         protocol=asdict(recipe.training.protocol),
+        threshold=recipe.training.threshold,
         attributions=_attributions(recipe),
         atlas=_atlas_name(recipe.regions.atlas),
         covariates=recipe.cohort.covariates,
@@ -587,7 +588,7 @@ def execute(workflow: pe.Workflow, settings: Settings, title: str) -> list[Failu
         Resources(
             nprocs=settings.nprocs,
             memory_gb=settings.memory_gb,
-            gpus=settings.gpus,
+            gpus=0 if settings.device == "cpu" else 1,
             plugin=settings.plugin,
             plugin_args=dict(settings.plugin_args) or None,
             stop_on_first_crash=settings.stop_on_first_crash,

@@ -167,6 +167,7 @@ class Training:
     equal_parts: bool = False
     stratify: tuple[str, ...] = ()
     balance: Balance = field(default_factory=Balance)
+    threshold: float | str = 0.5
     protocol: Protocol = field(default_factory=Protocol)
     transfer: Transfer = field(default_factory=Transfer)
     search: Search = field(default_factory=Search)
@@ -190,6 +191,7 @@ class Training:
             _between(f"[training] {name}", getattr(self, name), least, most)
         for name in self.stratify:
             column_and_bin("[training] stratify", name)
+        _check_threshold(self)
 
     @property
     def plan(self) -> Plan:
@@ -198,6 +200,21 @@ class Training:
             one.name: getattr(self, one.name) for one in fields(Plan) if one.name != "holdout"
         }
         return Plan(holdout=self.split == "holdout", **values)
+
+
+def _check_threshold(training: Training) -> None:
+    if isinstance(training.threshold, str):
+        _one_of("[training] threshold", training.threshold, ("validation",))
+        if not training.validation_share and not training.validation_people:
+            raise InputError(
+                "[training] threshold = 'validation' needs validation people: raise "
+                "validation_share, or set validation_people"
+            )
+    elif not 0 < training.threshold < 1:
+        raise InputError(
+            f"[training] threshold = {training.threshold:g}: must be a probability between 0 and "
+            "1, or 'validation'"
+        )
 
 
 def column_and_bin(where: str, text: str) -> tuple[str, float | None]:
@@ -294,7 +311,6 @@ class Settings:
     model: str | None = None
     explain: bool = True  # with a stored model, at participant level
     device: str = "cpu"
-    gpus: int = 0
     nprocs: int = 1
     omp_nthreads: int = 1
     memory_gb: float = 4.0
@@ -393,8 +409,9 @@ def _value(hint: Any, value: Any, source: str, where: str) -> Any:
         listed = isinstance(value, list | tuple)
         kinds = [one for one in get_args(hint) if isinstance(value, get_origin(one) or one)]
         kinds = kinds or [one for one in get_args(hint) if (get_origin(one) is tuple) == listed]
-        kind = (kinds or get_args(hint))[0]
-        return value if value is None else _value(kind, value, source, where)
+        kinds = kinds or list(get_args(hint))
+        text = str in kinds and isinstance(value, str)
+        return value if value is None else _value(str if text else kinds[0], value, source, where)
     if base is tuple:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise InputError(f"recipe {source}: {where} must be a list, not {value!r}")

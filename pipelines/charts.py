@@ -84,6 +84,55 @@ def roc(predictions: pd.DataFrame, positive: str) -> Figure:
     return figure
 
 
+def reliability(curve: pd.DataFrame, predictions: pd.DataFrame, positive: str) -> Figure:
+    """Draw how often people of a predicted probability are positive.
+
+    Parameters
+    ----------
+    curve
+        Of :func:`models.training.calibration.reliability`.
+    predictions
+        One row per person: `label` and `probability`; their distribution is drawn below.
+    positive
+        The class whose probability it is.
+    """
+    figure, (axes,) = _chart(4.2, 4.0)
+    if curve.empty:
+        _nothing(axes, "A reliability curve needs predictions.")
+        return figure
+    axes.plot([0, 1], [0, 1], color=QUIET, lw=1, ls=(0, (4, 3)))
+    axes.text(0.3, 0.33, "as it should be", rotation=45, color=QUIET, size=8, ha="center")
+    low, high = (curve["observed"] - curve["ci_low"], curve["ci_high"] - curve["observed"])
+    axes.errorbar(
+        curve["predicted"],
+        curve["observed"],
+        np.clip([low, high], 0, None),
+        color=ACCENT,
+        lw=2,
+        elinewidth=1,
+        capsize=2,
+        marker="o",
+        ms=5,
+    )
+    known = predictions["probability"].dropna().to_numpy(float)
+    heights, edges = np.histogram(known, bins=20, range=(0, 1))
+    tallest = max(int(heights.max()), 1)
+    axes.bar(
+        *(edges[:-1], 0.12 * heights / tallest, np.diff(edges)),
+        bottom=-0.16,
+        align="edge",
+        color=QUIET,
+        alpha=0.5,
+    )
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.17, 1.02), aspect="equal")
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.set_xlabel(f"probability of {positive} (bars: people)")
+    axes.set_ylabel(f"share that is {positive}")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
 def confusion(table: pd.DataFrame) -> Figure:
     """Draw a confusion matrix.
 
@@ -309,13 +358,10 @@ def _matrix(axes: Axes, table: pd.DataFrame, names: list[str]) -> None:
 def learning_curves(histories: Sequence[pd.DataFrame]) -> Figure:
     """Draw loss and balanced accuracy over epochs, a thin line per fold and a thick mean.
 
-    A fold's line ends with the epoch in which it stopped; a dot is the epoch whose weights were
-    kept.
-
     Parameters
     ----------
     histories
-        Per fold: `epoch train_loss validation_loss validation_balanced_accuracy selected`.
+        Per fold: `epoch train_loss validation_loss validation_balanced_accuracy`.
     """
     figure, (loss, accuracy) = _chart(7.6, 3.1, panels=2)
     if not len(histories):
@@ -326,8 +372,6 @@ def learning_curves(histories: Sequence[pd.DataFrame]) -> Figure:
     loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     loss.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if all(history["validation_loss"].isna().all() for history in histories):
-        _kept(loss, histories, "train_loss", QUIET)
-        loss.legend(frameon=False, fontsize=8.5)
         _nothing(accuracy, "Nobody was set aside for validation.")
         return figure
     _curves(loss, histories, "validation_loss", ACCENT, "validation")
@@ -343,8 +387,6 @@ def learning_curves(histories: Sequence[pd.DataFrame]) -> Figure:
         va="bottom",
         transform=accuracy.get_yaxis_transform(),
     )
-    _kept(loss, histories, "validation_loss", ACCENT)
-    _kept(accuracy, histories, "validation_balanced_accuracy", ACCENT)
     loss.set_ylim(0, None)
     accuracy.set(xlabel="epoch", ylabel="balanced accuracy", ylim=(0, 1.03))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
@@ -362,15 +404,6 @@ def _curves(
     if found:
         mean = pd.concat(found, axis=1).mean(axis=1)
         axes.plot(mean.index, mean, color=colour, lw=2.2, label=label)
-
-
-def _kept(axes: Axes, histories: Sequence[pd.DataFrame], column: str, colour: str) -> None:
-    """A dot on each fold's line at the epoch that was kept; the lines end where training did."""
-    kept = [one[one["selected"] == 1] for one in histories if "selected" in one]
-    if kept:
-        dots = pd.concat(kept)
-        looks: dict[str, Any] = {"s": 20, "color": colour, "ec": "white", "lw": 0.8, "zorder": 3}
-        axes.scatter(dots["epoch"], dots[column], label="epoch kept", **looks)
 
 
 def probabilities(predictions: pd.DataFrame, positive: str | None = None) -> Figure:

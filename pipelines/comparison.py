@@ -63,7 +63,8 @@ def metrics(found: pd.DataFrame, network: pd.DataFrame, positive: str) -> pd.Dat
         classifier, metric, value, ci_low, ci_high.
     """
     truth = (network["label"] == positive).to_numpy()
-    tables = {NETWORK: classification_metrics(truth, network["probability"].to_numpy(float))}
+    chance, limit = network["probability"].to_numpy(float), network.get("threshold", 0.5)
+    tables = {NETWORK: classification_metrics(truth, chance, np.asarray(limit, float))}
     for name, one in found.groupby("classifier", sort=False):
         # No probability: a monotone curve that puts the sign's border at the threshold.
         likely = expit(one["score"].to_numpy(float))

@@ -56,6 +56,9 @@ class Study:
     seed : int
     volumes : dict
         Region, sides joined, to the column of the cohort table that holds its volume.
+    threshold : float or str
+        Probability from which the answer is the positive class; "validation": chosen per fold on
+        its validation people.
     search : dict
         The recipe's [training.search].
     starts : Starts, optional
@@ -84,6 +87,7 @@ class Study:
     statistics: StatisticsOptions
     seed: int
     volumes: Mapping[str, str] = field(default_factory=dict)
+    threshold: float | str = 0.5
     starts: Starts | None = None
     space: str = SPACE
     search: Mapping[str, Any] = field(default_factory=dict)
@@ -158,7 +162,7 @@ def init_group_wf(
     # A sink per stage: what is computed is kept when a later stage fails.
     harmonise = plan.harmonisation() if study.harmonisation.wanted else None
     # The model card is written after the weights, and what harmonises their images.
-    gather = pe.Node(niu.Merge(3 if harmonise else 2), name="gather")
+    gather = pe.Node(niu.Merge(4 if harmonise else 3), name="gather")
     save_model, save_baselines, save_heatmaps, save_analytics, save_tests = (
         pe.Node(
             SaveProducts(output_dir=str(output_dir), common={"SoftwareVersions": card["Versions"]}),
@@ -175,7 +179,7 @@ def init_group_wf(
     cached = [("cache", "cache"), ("content_hash", "content_hash")]
     workflow.connect(
         [
-            (pack, train, cached),
+            (pack, train, [*cached, ("cohort", "cohort")]),
             (pack, predict, [("content_hash", "content_hash")]),
             (
                 train,
@@ -184,6 +188,7 @@ def init_group_wf(
             ),
             (train, gather, [("products", "in1")]),
             (predict, gather, [("products", "in3" if harmonise else "in2")]),
+            (pack, gather, [("products", "in4" if harmonise else "in3")]),
             (gather, save_model, [("out", "products")]),
         ]
     )
@@ -308,16 +313,17 @@ class _Plan:
                 grid=dict(study.grid),
                 modality=study.modality,
                 intensity=study.intensity,
+                model=study.model,
             ),
             name="pack",
         )
         train = pe.MapNode(
             TrainFold(
-                cohort=self.cohort,
                 network=dict(study.network),
                 protocol=dict(study.protocol),
                 search=dict(study.search),
                 seed=study.seed,
+                threshold=study.threshold,
                 model=study.model,
                 stored=str(self.output_dir),
                 force=force,

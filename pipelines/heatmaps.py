@@ -241,6 +241,7 @@ def person_prediction(
     *,
     known: bool,
     modality: str = "T1w",
+    threshold: float = 0.5,
 ) -> Products:
     """Write one person's prediction (mean over the folds that never saw the person).
 
@@ -250,6 +251,8 @@ def person_prediction(
         Negative and positive class; the probability and the score are those of the latter.
     known : bool
         Whether the person belonged to the cohort the model was trained on.
+    threshold : float
+        Probability from which the answer is the positive class: the mean over the models.
     modality : str
         Suffix of the image that was judged; it decides the folder.
     """
@@ -260,7 +263,8 @@ def person_prediction(
         "target": classes[1],
         "probability": probability,
         "score": score,
-        "predicted": classes[int(probability >= 0.5)],
+        "predicted": classes[int(probability >= threshold)],
+        "threshold": threshold,
         "n_models": len(folds),
         "out_of_fold": known,
     }

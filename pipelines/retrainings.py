@@ -18,8 +18,6 @@ from models.region_cube import RegionCube, stack
 from pipelines.derivatives import read_table
 from pipelines.interfaces.networks import prediction_keys
 
-THRESHOLD = 0.5
-
 
 @dataclass(frozen=True, eq=False)
 class Retrainings:
@@ -33,11 +31,14 @@ class Retrainings:
         (people,) bool, True for patients.
     probability : numpy.ndarray
         (repeats, people), out of fold; NaN for a person who was not tested in that repeat.
+    threshold : numpy.ndarray
+        (repeats, people), from which the fold that tested the person called it positive.
     """
 
     keys: list[tuple[str, str]]
     positive: np.ndarray
     probability: np.ndarray
+    threshold: np.ndarray
 
     @classmethod
     def read(cls, predictions: Path, scores: Sequence[Path], positive: str) -> "Retrainings":
@@ -48,7 +49,7 @@ class Retrainings:
         predictions : Path
             Columns participant_id, session_id and label; one image of each person is taken.
         scores : sequence of Path
-            Of every fold: participant_id, session_id, repeat, probability.
+            Of every fold: participant_id, session_id, repeat, probability, threshold.
         positive : str
             The class of the patients.
         """
@@ -56,11 +57,13 @@ class Retrainings:
         keys = prediction_keys(people)
         every = pd.concat([read_table(path) for path in scores], ignore_index=True)
         probability = np.full((int(every["repeat"].max()), len(keys)), np.nan)
+        threshold = np.full_like(probability, np.nan)
         column = {key: i for i, key in enumerate(keys)}
         for key, row in zip(prediction_keys(every), every.itertuples(), strict=True):
             if key in column:
                 probability[row.repeat - 1, column[key]] = row.probability
-        return cls(keys, (people["label"] == positive).to_numpy(), probability)
+                threshold[row.repeat - 1, column[key]] = row.threshold
+        return cls(keys, (people["label"] == positive).to_numpy(), probability, threshold)
 
     @property
     def repeats(self) -> int:
@@ -80,7 +83,7 @@ class Retrainings:
     @cached_property
     def outcomes(self) -> dict[str, np.ndarray]:
         """TP, FP, TN and FN, each (repeats, people) bool."""
-        return outcomes(self.positive, self.probability >= THRESHOLD, self.tested)
+        return outcomes(self.positive, self.probability >= self.threshold, self.tested)
 
     def cube(self, region_tables: Path, column: str = "sum") -> RegionCube:
         """Region tables of one method.

@@ -116,6 +116,12 @@ class StoredModel:
         table = dict(self.card["Network"])
         return table | ({"file": str(self.folder / table["file"])} if "file" in table else {})
 
+    def threshold(self, folds: Sequence[int]) -> float:
+        """Probability from which folds together call somebody positive: the mean of theirs."""
+        stored = self.card.get("Thresholds") or []
+        chosen = [stored[fold - 1] for fold in folds if fold <= len(stored)]
+        return sum(chosen) / len(chosen) if chosen else 0.5
+
     def network(self, fold: int) -> nn.Module:
         """The trained network of a fold, in eval mode."""
         return trained_network(self.weights(fold), self._table, self.grid)

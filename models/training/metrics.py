@@ -2,7 +2,9 @@
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta, norm, rankdata
+from scipy.stats import rankdata
+
+from models.training import intervals
 
 OUTCOMES = {(True, True): "TP", (False, True): "FP", (False, False): "TN", (True, False): "FN"}
 
@@ -13,9 +15,12 @@ def outcome(label: bool, predicted: bool) -> str:
 
 
 def classification_metrics(
-    labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5, level: float = 0.95
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    threshold: float | np.ndarray = 0.5,
+    level: float = 0.95,
 ) -> pd.DataFrame:
-    """Metrics of one prediction per person, each with a confidence interval.
+    """Metrics of one prediction per person, each with a confidence interval over people.
 
     Parameters
     ----------
@@ -23,28 +28,31 @@ def classification_metrics(
         True for the positive class.
     probabilities : (n,) float array
         Of the positive class.
-    threshold : float
+    threshold : float or (n,) array
         Predicted positive at or above it.
     level : float
         Coverage of the intervals: Clopper-Pearson for proportions (exact, conservative), a
         normal interval from the two classes' binomial variances (Agresti-Caffo) for balanced
-        accuracy, DeLong for the area under the ROC curve.
+        accuracy, DeLong for the area under the ROC curve, the logit interval of Boyd 2013 for
+        average precision, a normal interval from the variances within the classes for the Brier
+        score.
 
     Returns
     -------
     DataFrame with columns metric, value, ci_low, ci_high. NaN where a class is absent.
     """
-    labels = np.asarray(labels, bool)
-    hit = (np.asarray(probabilities) >= threshold) == labels
+    labels, values = np.asarray(labels, bool), np.asarray(probabilities, float)
+    hit = (values >= np.asarray(threshold)) == labels
     n_pos, n_neg = int(labels.sum()), int((~labels).sum())
     tp, tn = int(hit[labels].sum()), int(hit[~labels].sum())
-    z = norm.ppf(0.5 + level / 2)
     rows = {
-        "accuracy": _proportion(tp + tn, n_pos + n_neg, level),
-        "balanced_accuracy": _balanced(tp, n_pos, tn, n_neg, z),
-        "sensitivity": _proportion(tp, n_pos, level),
-        "specificity": _proportion(tn, n_neg, level),
-        "roc_auc": _delong(labels, np.asarray(probabilities, float), z),
+        "accuracy": intervals.proportion(tp + tn, n_pos + n_neg, level),
+        "balanced_accuracy": intervals.balanced(tp, n_pos, tn, n_neg, level),
+        "sensitivity": intervals.proportion(tp, n_pos, level),
+        "specificity": intervals.proportion(tn, n_neg, level),
+        "roc_auc": intervals.delong(labels, values, level),
+        "average_precision": intervals.logit(average_precision(labels, values), n_pos, level),
+        "brier": _brier(labels, values, level),
     }
     return pd.DataFrame(
         [(name, *values) for name, values in rows.items()],
@@ -52,50 +60,118 @@ def classification_metrics(
     )
 
 
-def _proportion(hits: int, n: int, level: float) -> tuple[float, float, float]:
-    if n == 0:
-        return np.nan, np.nan, np.nan
-    tail = (1 - level) / 2
-    low = beta.ppf(tail, hits, n - hits + 1) if hits > 0 else 0.0
-    high = beta.ppf(1 - tail, hits + 1, n - hits) if hits < n else 1.0
-    return hits / n, float(low), float(high)
+def point_metrics(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: float | np.ndarray = 0.5
+) -> dict[str, float]:
+    """The values alone of :func:`classification_metrics`."""
+    labels, values = np.asarray(labels, bool), np.asarray(probabilities, float)
+    hit = (values >= np.asarray(threshold)) == labels
+    sensitivity, specificity = _mean(hit[labels]), _mean(hit[~labels])
+    return {
+        "accuracy": _mean(hit),
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "roc_auc": _area(labels, values),
+        "average_precision": average_precision(labels, values),
+        "brier": _mean((values - labels) ** 2),
+    }
 
 
-def _balanced(tp: int, n_pos: int, tn: int, n_neg: int, z: float) -> tuple[float, float, float]:
-    if n_pos == 0 or n_neg == 0:
-        return np.nan, np.nan, np.nan
-    value = (tp / n_pos + tn / n_neg) / 2
-    # One hit and one miss more in each class (Agresti & Caffo 2000): a perfect class does not
-    # claim zero variance, and the coverage holds in small groups.
-    p, q = (tp + 1) / (n_pos + 2), (tn + 1) / (n_neg + 2)
-    centre = (p + q) / 2
-    error = z * np.sqrt(p * (1 - p) / (n_pos + 2) + q * (1 - q) / (n_neg + 2)) / 2
-    return value, max(0.0, centre - error), min(1.0, centre + error)
+def average_precision(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Precision averaged over the steps of recall, without interpolation; NaN without a class."""
+    if not labels.any() or labels.all():
+        return float("nan")
+    order = np.argsort(-probabilities, kind="stable")
+    sorted_scores = probabilities[order]
+    last = np.append(sorted_scores[1:] != sorted_scores[:-1], True)  # of each tie
+    found = np.cumsum(labels[order])[last]
+    called = np.flatnonzero(last) + 1
+    steps = np.diff(found, prepend=0) / labels.sum()
+    return float((steps * found / called).sum())
 
 
-def _delong(labels: np.ndarray, scores: np.ndarray, z: float) -> tuple[float, float, float]:
-    """Area under the ROC curve with the interval of DeLong et al. 1988."""
-    positive, negative = scores[labels], scores[~labels]
-    m, n = len(positive), len(negative)
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _area(labels: np.ndarray, values: np.ndarray) -> float:
+    m, n = int(labels.sum()), int((~labels).sum())
     if m == 0 or n == 0:
-        return np.nan, np.nan, np.nan
-    ranks = rankdata(np.concatenate([positive, negative]))
-    area = (ranks[:m].sum() - m * (m + 1) / 2) / (m * n)
-    if m < 2 or n < 2:
-        return float(area), np.nan, np.nan
-    v_positive = (ranks[:m] - rankdata(positive)) / n
-    v_negative = 1 - (ranks[m:] - rankdata(negative)) / m
-    variance = v_positive.var(ddof=1) / m + v_negative.var(ddof=1) / n
-    if variance < 1e-12:
-        variance = _hanley_mcneil((area * m * n + 0.5) / (m * n + 1), m, n)
-    error = z * np.sqrt(variance)
-    return float(area), float(max(0.0, area - error)), float(min(1.0, area + error))
+        return float("nan")
+    return float((rankdata(values)[labels].sum() - m * (m + 1) / 2) / (m * n))
 
 
-def _hanley_mcneil(area: float, m: int, n: int) -> float:
-    """Variance of an area (Hanley & McNeil 1982): for perfect separation, where DeLong has none.
+def _brier(labels: np.ndarray, values: np.ndarray, level: float) -> intervals.Interval:
+    squares = (values - labels) ** 2
+    return intervals.stratified_mean([squares[labels], squares[~labels]], level)
 
-    The caller pulls the area in by half a pair, so that certainty is not claimed.
+
+# --- over repeats --------------------------------------------------------------------------------
+
+
+def per_repeat(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Metrics of every repeat, over the people that it tested.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        One row per person and repeat: repeat, division, positive, probability, threshold.
+
+    Returns
+    -------
+    DataFrame with columns repeat, division, n, and one per metric.
     """
-    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    return (area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (m * n)
+    return _grouped(predictions, ["repeat", "division"])
+
+
+def _grouped(predictions: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    rows = [
+        dict(zip(keys, key, strict=True)) | {"n": len(part)} | _measured(part)
+        for key, part in predictions.groupby(keys)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _measured(part: pd.DataFrame) -> dict[str, float]:
+    columns = (part[name].to_numpy(float) for name in ("positive", "probability", "threshold"))
+    return point_metrics(*columns)
+
+
+def spread(predictions: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """How much the metrics differ between repeated trainings.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As for :func:`per_repeat`, with fold and n_train (training people of the fold).
+    level : float
+        Coverage of the interval.
+
+    Returns
+    -------
+    DataFrame
+        metric, mean and sd over repeats; se; n_repeats; splits_mean, splits_low and splits_high.
+        ``se`` is over the means of the divisions, since runs on one division tell nothing about
+        others; with one division, over its runs. Neither speaks of other people. The interval is
+        that of Nadeau & Bengio over folds and divisions (runs averaged), since their trainings
+        share people; NaN with one split.
+    """
+    repeats = per_repeat(predictions)
+    divisions = repeats.groupby("division").mean(numeric_only=True)
+    source = divisions if len(divisions) > 1 else repeats
+    folds = _grouped(predictions, ["repeat", "division", "fold"])
+    splits = folds.groupby(["division", "fold"]).mean(numeric_only=True)
+    n_train = predictions.groupby(["division", "fold"])["n_train"].first()
+    ratio = float((splits["n"] / n_train).mean())
+    names = [one for one in repeats if one not in ("repeat", "division", "n")]
+    rows = [
+        (
+            *(name, repeats[name].mean(), repeats[name].std()),
+            *(source[name].std() / np.sqrt(len(source)), len(repeats)),
+            *intervals.over_splits(splits[name].to_numpy(), ratio, level),
+        )
+        for name in names
+    ]
+    columns = ["metric", "mean", "sd", "se", "n_repeats"]
+    return pd.DataFrame(rows, columns=[*columns, "splits_mean", "splits_low", "splits_high"])

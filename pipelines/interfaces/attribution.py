@@ -470,6 +470,7 @@ class ExplainPerson(SimpleInterface):
             self.inputs.folds,
             known=self.inputs.known,
             modality=model.modality,
+            threshold=model.threshold(self.inputs.folds),
         )
         names = HeatmapNames(model.name, positive, model.grid, model.modality, model.space)
         regions = Regions.of_space(model.space, card["Atlas"], model.grid)

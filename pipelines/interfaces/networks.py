@@ -90,21 +90,28 @@ class PackVolumesInputSpec(BaseInterfaceInputSpec):
     grid = traits.Dict(mandatory=True, desc="name, shape, voxel_mm, origin_mm")
     modality = traits.Str("T1w", usedefault=True)
     intensity = traits.Str(mandatory=True)
+    model = traits.Str("model", usedefault=True, desc="label of the model")
 
 
 class PackVolumesOutputSpec(TraitedSpec):
     cache = traits.Str(desc="folder of the packed images")
     content_hash = traits.Str(desc="hash of the packed voxels")
+    cohort = File(exists=True, desc="the cohort; of equal sessions of a person, one trains")
+    products = traits.Dict(desc="pairs of images that are equal or nearly so")
 
 
 class PackVolumes(SimpleInterface):
-    """Bring every image of the cohort to the recipe's grid, into one memory-mapped file."""
+    """Bring every image of the cohort to the recipe's grid, into one memory-mapped file.
+
+    The same voxels under the names of two people stop the run.
+    """
 
     input_spec = PackVolumesInputSpec
     output_spec = PackVolumesOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
         from models.volumes import write_cache
+        from pipelines import duplicates
         from pipelines.preprocess import modality_of
         from pipelines.stored_models import grid_from_card
 
@@ -112,10 +119,17 @@ class PackVolumes(SimpleInterface):
         grid, kind = grid_from_card(self.inputs.grid), modality_of(self.inputs.modality)
         images = tqdm(cohort["image"], desc="packing images", unit="image", disable=None)
         volumes = (kind.volume(path, grid, self.inputs.intensity) for path in images)
-        folder, keys = Path(runtime.cwd) / "cache", prediction_keys(cohort)
-        cache = write_cache(folder, keys, volumes, grid, kind.channels)
-        self._results["cache"] = str(folder)
+        cwd, keys = Path(runtime.cwd), prediction_keys(cohort)
+        seen = duplicates.Seen(grid.voxel_mm)
+        watched = seen.watch(cohort["image"], volumes)
+        cache = write_cache(cwd / "cache", keys, watched, grid, kind.channels)
+        found = duplicates.find(cohort, seen, cache.image_hashes)
+        duplicates.refuse(found, cohort)
+        write_table(cwd / "cohort.tsv", duplicates.used_once(cohort, found))
+        self._results["cache"] = str(cwd / "cache")
         self._results["content_hash"] = cache.content_hash
+        self._results["cohort"] = str(cwd / "cohort.tsv")
+        self._results["products"] = duplicates.products(cwd, self.inputs.model, found, cohort)
         return runtime
 
 
@@ -128,6 +142,7 @@ class TrainFoldInputSpec(BaseInterfaceInputSpec):
     protocol = traits.Dict(mandatory=True)
     search = traits.Dict({}, usedefault=True, desc="[training.search] of the recipe")
     seed = traits.Int(mandatory=True)
+    threshold = traits.Any(0.5, usedefault=True, desc='a probability, or "validation"')
     model = traits.Str(mandatory=True, desc="label of the model")
     transfer = traits.Dict({}, usedefault=True, desc="stored network that the weights start from")
     harmonisation = File(exists=True, desc="maps of the fold; without them images stay as they are")
@@ -187,8 +202,8 @@ class TrainFold(SimpleInterface):
             self._train(files, split, this)
         write_split(split, files["split"])
         cohort, cache = read_cohort(self.inputs.cohort), open_cache(Path(self.inputs.cache))
-        rows = sides_of(cohort, split)["test"]
-        write_table(cwd / "scores.tsv", self._scores(files["weights"], cohort, cache, rows, split))
+        scores = self._scores(files["weights"], cohort, cache, split)
+        write_table(cwd / "scores.tsv", scores)
         self._results["weights"] = str(files["weights"])
         self._results["history"] = str(files["history"])
         self._results["scores"] = str(cwd / "scores.tsv")
@@ -241,7 +256,7 @@ class TrainFold(SimpleInterface):
             history, protocol = self._train_once(own, split, f"{this[:16]}-{number}", this, *tables)
             kept = next(row for row in history if row["selected"])
             merits.append(merit(kept, protocol.select) if search.draws else (0.0,))
-            rows.append({"draw": number, **changes, **_flat(summary(history, protocol.epochs))})
+            rows.append({"draw": number, **changes, **_flat(summary(history, protocol))})
         chosen = best(merits)
         for name in ("weights", "history"):
             path = files[name]
@@ -301,29 +316,42 @@ class TrainFold(SimpleInterface):
         save_weights(network, files["weights"], this, table)
         return history, protocol
 
-    def _scores(
-        self, weights: Path, cohort: pd.DataFrame, cache: Any, rows: list[int], split: Any
-    ) -> pd.DataFrame:
+    def _scores(self, weights: Path, cohort: pd.DataFrame, cache: Any, split: Any) -> pd.DataFrame:
+        """Scores of the test images, and the threshold that the validation people chose."""
         from models.training.evaluation import predict
         from models.training.objective import log_odds, probability
         from pipelines.stored_models import trained_network
 
         network = trained_network(weights, self.inputs.network, cache.grid)
         network.to(self.inputs.device)
-        images = self._seen(cache, cohort)
-        scores = predict(network, images, rows, device=self.inputs.device)
-        chosen = cohort.iloc[rows]
+        images, sides = self._seen(cache, cohort), sides_of(cohort, split)
+        scores, validation = (
+            predict(network, images, sides[side], device=self.inputs.device)
+            for side in ("test", "validation")
+        )
+        chosen = cohort.iloc[sides["test"]]
+        positive = cohort["positive"].to_numpy(bool)[sides["validation"]]
         return pd.DataFrame(
             {
                 "participant_id": chosen["participant_id"],
                 "session_id": chosen["session_id"],
                 "repeat": split.repeat,
                 "fold": split.fold,
+                "division": split.division,
                 "number": split.number,
+                "n_train": len(split.people("train")),
                 "score": log_odds(scores).numpy(),
                 "probability": probability(scores).numpy(),
+                "threshold": self._threshold(positive, probability(validation).numpy()),
             }
         )
+
+    def _threshold(self, positive: np.ndarray, chance: np.ndarray) -> float:
+        from models.training.thresholds import best_threshold
+
+        if self.inputs.threshold != "validation":
+            return float(self.inputs.threshold)
+        return best_threshold(positive, chance)
 
 
 def _flat(summary: dict[str, Any]) -> dict[str, Any]:
@@ -356,15 +384,15 @@ class Predictions(SimpleInterface):
     output_spec = PredictionsOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from models.training.metrics import classification_metrics
+        from pipelines import performance
         from pipelines.stored_models import made_by, model_file
 
         cwd, model = Path(runtime.cwd), self.inputs.model
-        table = self._table()
+        cohort, scores = read_cohort(self.inputs.cohort), self._scores()
+        table = performance.pooled(scores, cohort, self.inputs.classes)
         people = table.drop_duplicates("participant_id")  # one image per person is judged
-        metrics = classification_metrics(
-            (people["label"] == self.inputs.classes[1]).to_numpy(), people["probability"].to_numpy()
-        )
+        tables = performance.measured(people, scores, cohort, self.inputs.classes[1])
+        metrics = tables["metrics"]
         order = list(self.inputs.classes)
         confusion = (
             pd.crosstab(people["label"], people["predicted"])
@@ -375,8 +403,8 @@ class Predictions(SimpleInterface):
         products: Products = {}
         for name, content in (
             ("predictions", table.drop(columns="folds")),
-            ("metrics", metrics),
             ("confusion", confusion),
+            *tables.items(),
         ):
             path = f"group/model-{model}_desc-oof_{name}.tsv"
             write_table(cwd / Path(path).name, content)
@@ -385,20 +413,21 @@ class Predictions(SimpleInterface):
                 "sidecar": {
                     "Description": OOF,
                     "PositiveClass": self.inputs.classes[1],
-                    "ConfidenceLevel": 0.95,
+                    "ConfidenceLevel": performance.LEVEL,
+                    **({"Columns": performance.COLUMNS} if name == "metrics" else {}),
                 },
             }
         card = self.inputs.card | {
             "ImagesSHA256": self.inputs.content_hash,
             "FoldFingerprints": [made_by(Path(weights)) for weights in self.inputs.weights],
             "Determinism": "bitwise on the same machine and thread count (CPU)",
-            "Trainings": self._trainings(),
             "Metrics": json.loads(metrics.to_json(orient="records")),
+            "Thresholds": scores.groupby("number")["threshold"].first().tolist(),
         }
         card_path = model_file(model, "modelcard", ".json")
         write_json(cwd / "modelcard.json", card)
         products[card_path] = {"file": str(cwd / "modelcard.json"), "sidecar": None}
-        products |= self._figures(cwd, people, confusion)
+        products |= self._figures(cwd, people, confusion, tables)
         for row in table.itertuples():
             products |= person_prediction(
                 cwd,
@@ -410,51 +439,25 @@ class Predictions(SimpleInterface):
                 [int(number) for number in str(row.folds).split(",")],
                 known=True,
                 modality=self.inputs.modality,
+                threshold=row.threshold,
             )
         write_table(cwd / "table.tsv", table)
         self._results["table"] = str(cwd / "table.tsv")
         self._results["products"] = products
         return runtime
 
-    def _trainings(self) -> list[dict[str, Any]]:
-        """What each fold took until it stopped, and which epoch it kept."""
-        from models.training.history import summary
-
-        epochs = self.inputs.card["Protocol"]["epochs"]
-        found = []
-        for number, path in enumerate(self.inputs.histories, start=1):
-            history: Any = read_table(Path(path)).to_dict("records")
-            found.append({"Fold": number, **summary(history, epochs)})
-        return found
-
-    def _table(self) -> pd.DataFrame:
-        from models.training.metrics import outcome
-
-        cohort = read_cohort(self.inputs.cohort)
+    def _scores(self) -> pd.DataFrame:
+        """Scores of all folds, in one table."""
         every = pd.concat([read_table(Path(path)) for path in self.inputs.scores])
-        every["session_id"] = every["session_id"].fillna("")
-        keys = ["participant_id", "session_id"]
-        table = every.groupby(keys, as_index=False).agg(
-            probability=("probability", "mean"),
-            score=("score", "mean"),
-            n_models=("score", "size"),
-            folds=("number", lambda numbers: ",".join(map(str, numbers))),
-            fold=("fold", "first"),
-        )
-        table = table.merge(cohort[[*keys, "positive"]], on=keys)
-        negative, positive = self.inputs.classes
-        predicted = table["probability"] >= 0.5
-        table["label"] = np.where(table["positive"], positive, negative)
-        table["predicted"] = np.where(predicted, positive, negative)
-        table["outcome"] = [
-            outcome(*pair) for pair in zip(table["positive"], predicted, strict=True)
-        ]
-        table["session_id"] = table["session_id"].replace("", np.nan)
-        columns = ["label", "probability", "score", "predicted", "outcome", "n_models"]
-        columns += ["fold", "folds"]
-        return table[[*keys, *columns]]
+        return every.assign(session_id=every["session_id"].fillna(""))
 
-    def _figures(self, cwd: Path, people: pd.DataFrame, confusion: pd.DataFrame) -> Products:
+    def _figures(
+        self,
+        cwd: Path,
+        people: pd.DataFrame,
+        confusion: pd.DataFrame,
+        tables: dict[str, pd.DataFrame],
+    ) -> Products:
         from pipelines import charts
 
         positive = self.inputs.classes[1]
@@ -462,6 +465,7 @@ class Predictions(SimpleInterface):
             "roc": charts.roc(people, positive),
             "confusion": charts.confusion(confusion),
             "probabilities": charts.probabilities(people, positive),
+            "reliability": charts.reliability(tables["calibration"], people, positive),
             "learning": charts.learning_curves(
                 [read_table(Path(path)) for path in self.inputs.histories]
             ),

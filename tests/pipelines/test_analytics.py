@@ -97,7 +97,9 @@ def written(folder, maps, chance=None):
             (path / "index.json").write_text(json.dumps(index))
             for method, every in maps.items():
                 np.save(path / f"{method}.npy", every[repeat][people])
-            table = ids.iloc[people].assign(repeat=repeat + 1, probability=row[people])
+            table = ids.iloc[people].assign(
+                repeat=repeat + 1, probability=row[people], threshold=0.5
+            )
             write_table(folder / f"scores{number}.tsv", table)
             folds.append(str(path))
             repeats.append(repeat + 1)

@@ -18,7 +18,8 @@ from pipelines.stored_models import StoredModel
 
 # node: the nodes that it feeds
 SKELETON = {
-    "pack": {"train", "predict", "explain", "summarise", "analyse", "compare", "test", "features"},
+    "pack": {"train", "predict", "explain", "summarise", "analyse", "compare", "test", "features"}
+    | {"gather"},
     "train": {"predict", "explain", "analyse", "compare", "gather"},
     "predict": {"summarise", "analyse", "compare", "test", "gather", "beside"},
     "features": {"fit_baselines", "beside"},
@@ -112,7 +113,7 @@ def test_the_card_is_written_after_the_weights(build):
         source.name: edge["connect"][0][1]
         for source, _, edge in workflow._graph.in_edges(workflow.get_node("gather"), data=True)
     }
-    assert order == {"train": "in1", "predict": "in2"}
+    assert order == {"train": "in1", "predict": "in2", "pack": "in3"}
 
 
 @pytest.mark.parametrize(
@@ -199,8 +200,8 @@ def test_a_harmonised_model_has_a_card_after_its_maps(build):
         source.name: edge["connect"][0][1]
         for source, _, edge in workflow._graph.in_edges(workflow.get_node("gather"), data=True)
     }
-    assert order == {"train": "in1", "harmonise": "in2", "predict": "in3"}
-    assert workflow.get_node("gather").interface._numinputs == 3
+    assert order == {"train": "in1", "harmonise": "in2", "predict": "in3", "pack": "in4"}
+    assert workflow.get_node("gather").interface._numinputs == 4
     card = study(**HARMONISED).card({}, {}, 2)
     assert card["Harmonisation"]["Site"] == "centre"
     assert study().card({}, {}, 2)["Harmonisation"] is None
