@@ -114,6 +114,13 @@ def _data(root: Parser) -> None:
         help='JSON of pybids entities per modality, such as {"t1w": {"acquisition": "mprage"}}',
     )
     group.add_argument(
+        "--derivatives",
+        nargs="+",
+        default=[],
+        metavar="NAME=PATH",
+        help="folders with lesion masks, before bids_dir/derivatives/*",
+    )
+    group.add_argument(
         "--dataset-links",
         nargs="+",
         default=[],
@@ -263,7 +270,8 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
         participants=tuple(name.removeprefix("sub-") for name in options.participant_label),
         sessions=tuple(name.removeprefix("ses-") for name in options.session_label),
         filters=_filters(filters, options.bids_filter_file),
-        dataset_links=_pairs(options.dataset_links),
+        dataset_links=_pairs(options.dataset_links, "--dataset-links", "URI"),
+        derivatives=_pairs(options.derivatives, "--derivatives", "PATH"),
         model=options.model,
         device=machine.pick_device(options.device),
         nprocs=options.nprocs or machine.cpu_count(),
@@ -382,12 +390,12 @@ def _filters(filters: dict[str, Any], path: Path | None) -> dict[str, Any]:
     return chosen
 
 
-def _pairs(texts: Sequence[str]) -> dict[str, str]:
+def _pairs(texts: Sequence[str], flag: str, what: str) -> dict[str, str]:
     from models.errors import InputError
 
     for text in texts:
         if "=" not in text:
-            raise InputError(f"--dataset-links {text}: write NAME=URI")
+            raise InputError(f"{flag} {text}: write NAME={what}")
     return dict(text.split("=", 1) for text in texts)
 
 

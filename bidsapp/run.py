@@ -50,6 +50,7 @@ from pipelines.inputs import (
     with_t1w,
 )
 from pipelines.interfaces.attribution import check_values
+from pipelines.lesion_masks import lesion_sources, with_lesions
 from pipelines.participant import init_participant_wf
 from pipelines.preprocess import REGISTRATIONS, modality_of
 from pipelines.preprocess.modality import Modality
@@ -72,6 +73,7 @@ FITTING = (
     ("preprocessing", "resolution_mm"),
     ("preprocessing", "brain_extraction"),
     ("preprocessing", "denoise"),
+    ("preprocessing", "lesions"),
 )
 
 
@@ -191,6 +193,11 @@ def _scans(settings: Settings, people: Sequence[str], diary: Diary) -> list[Scan
         diary.warn(f"sub-{person}: has no {suffix} image; skipped")
     if _modality(settings).needs_t1w:
         scans, warnings = with_t1w(scans, _found(settings, people, "T1w", (), diary))
+        for sentence in warnings:
+            diary.warn(sentence)
+    if _modality(settings).uses_lesions:
+        sources = lesion_sources(settings.bids_dir, settings.derivatives, settings.output_dir)
+        scans, warnings = with_lesions(scans, people, sources)
         for sentence in warnings:
             diary.warn(sentence)
     return scans

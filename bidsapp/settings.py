@@ -25,6 +25,7 @@ from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
 T = TypeVar("T")
 SESSIONS = ("first", "last", "all")
 BRAIN_EXTRACTIONS = ("deepbet", "robex")
+LESIONS = ("keep", "fill", "fill_local")
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ class Preprocessing:
     intensity: str = "max"
     brain_extraction: str = "deepbet"
     denoise: str = "none"
+    lesions: str = "keep"
 
     def __post_init__(self) -> None:
+        _one_of("[preprocessing] lesions", self.lesions, LESIONS)
         _one_of("[preprocessing] registration", self.registration, REGISTRATIONS)
         _one_of("[preprocessing] intensity", self.intensity, tuple(INTENSITIES))
         _one_of("[preprocessing] brain_extraction", self.brain_extraction, BRAIN_EXTRACTIONS)
@@ -277,6 +280,11 @@ class Recipe:
                 f"[preprocessing] registration = 'none' is for T1w images, not for "
                 f"{self.input.modality}: choose one of: nonlinear, linear"
             )
+        if self.preprocessing.lesions != "keep" and self.input.modality != "FLAIR":
+            raise InputError(
+                f"[preprocessing] lesions = '{self.preprocessing.lesions}' is for FLAIR images, "
+                f"not for {self.input.modality}: leave it out"
+            )
         for name in self.statistics.maps:
             _one_of("[statistics] maps", name, ("image", *names))
         _check_statistics(self.statistics)
@@ -308,6 +316,7 @@ class Settings:
     sessions: tuple[str, ...] = ()
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by modality
     dataset_links: Mapping[str, str] = field(default_factory=dict)
+    derivatives: Mapping[str, str] = field(default_factory=dict)  # name to folder
     model: str | None = None
     explain: bool = True  # with a stored model, at participant level
     device: str = "cpu"

@@ -28,12 +28,15 @@ class Scan:
         As found below ``bids_dir``; symlinks are not resolved.
     t1w : Scan, optional
         The person's T1w image that goes with it, for modalities that use one.
+    lesions : Path, optional
+        The lesion mask that goes with it, for modalities that use one.
     """
 
     participant: str
     session: str
     path: Path
     t1w: "Scan | None" = None
+    lesions: Path | None = None
 
     @property
     def entities(self) -> dict[str, str]:

@@ -27,7 +27,8 @@ def flags_of(row: Mapping[str, Any]) -> list[str]:
         outside = row["brain_outside_percent"]
         cut = f"{outside:.1f} % of the brain lies outside of the grid"
         return flags + ([cut] if outside > MOST_OUTSIDE_PERCENT else [])
-    if row["template_correlation"] < LEAST_CORRELATION:
+    # A FLAIR image is not like the T1w template, however well it lies on it.
+    if row.get("template_correlation", 1.0) < LEAST_CORRELATION:
         flags.append(f"low correlation with the template ({row['template_correlation']:.2f})")
     if row["template_overlap"] < LEAST_OVERLAP:
         flags.append(f"brain does not cover the template (Dice {row['template_overlap']:.2f})")

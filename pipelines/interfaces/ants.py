@@ -18,7 +18,7 @@ N4_SHRINK, N4_FEWEST_VOXELS = 4, 8
 TRANSFORMS = {"linear": "Affine", "nonlinear": "SyN"}
 
 
-def _ants(seed: int) -> Any:
+def deterministic_ants(seed: int) -> Any:
     """Import antspyx with results that repeat bit by bit.
 
     ``ants.registration(random_seed=)`` alone is ignored; the deterministic mode also forces one
@@ -47,7 +47,7 @@ class BiasField(SimpleInterface):
     output_spec = BiasFieldOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        ants = _ants(self.inputs.seed)
+        ants = deterministic_ants(self.inputs.seed)
         image = ants.image_read(self.inputs.in_file)
         mask = ants.image_read(self.inputs.mask)
         # The field is smooth: every fourth voxel will do, unless an axis is short.
@@ -84,7 +84,7 @@ class Register(SimpleInterface):
     output_spec = RegisterOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        ants = _ants(self.inputs.seed)
+        ants = deterministic_ants(self.inputs.seed)
         cwd = Path(runtime.cwd)
         template = ants.image_read(self.inputs.template)
         mask = ants.image_read(self.inputs.mask)

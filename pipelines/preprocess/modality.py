@@ -37,6 +37,8 @@ class Modality:
         float32 on the grid.
     needs_t1w : bool
         Whether scans come with the person's T1w image, where there is one.
+    uses_lesions : bool
+        Whether scans come with the lesion mask that the dataset has of them.
     channels : int
         Of ``volume``.
     """
@@ -48,6 +50,7 @@ class Modality:
     workflow: Callable[..., pe.Workflow]
     volume: Callable[[str | Path, Grid, str], np.ndarray]
     needs_t1w: bool = False
+    uses_lesions: bool = False
     channels: int = 1
 
     def is_done(self, output_dir: Path, scan: Scan, options: Any) -> bool:

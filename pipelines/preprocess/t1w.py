@@ -160,7 +160,7 @@ def init_t1w_wf(
             output_dir=str(output_dir),
             paths=paths,
             sidecars=_sidecars(options, t1w_fingerprint(scan, options), paths["image"]),
-            common={"Sources": [_source(scan)]},
+            common={"Sources": [source_of(scan)]},
             narrow={
                 "denoise_meta": ["image", "registered"],
                 "register_meta": ["registered", "registered_mask", "quality"],
@@ -252,7 +252,8 @@ def _denoised(
     ]
 
 
-def _source(scan: Scan) -> str:
+def source_of(scan: Scan) -> str:
+    """BIDS URI of a raw image."""
     folder = f"sub-{scan.participant}" + (f"/ses-{scan.session}" if scan.session else "")
     return f"bids:raw:{folder}/anat/{scan.path.name}"
 

@@ -1,0 +1,297 @@
+"""The FLAIR workflow: its graph, its names, when a scan counts as done; and small brains run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import networkx as nx
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+
+from models.errors import InputError
+from pipelines.derivatives import has_sidecar, read_sidecar, read_table
+from pipelines.images import read_nifti, write_nifti
+from pipelines.inputs import Scan
+from pipelines.interfaces.flair import CropNeck, FillLesions
+from pipelines.preprocess import modality_of
+from pipelines.preprocess.flair import FlairOptions, flair_fingerprint, flair_paths, init_flair_wf
+from pipelines.preprocess.t1w import T1wOptions
+
+# What every scan has, node: the nodes that it feeds.
+SHARED = {
+    "conform": {"crop", "save"},
+    "crop": {"bias_field", "save"},
+    "bias_field": {"move", "figures", "save"},
+    "move": {"quality", "figures", "save"},
+    "quality": {"save"},
+    "figures": {"save"},
+    "save": {"outputnode"},
+    "outputnode": set(),
+}
+BY_T1W = {
+    "t1w_wf": {"align"},
+    "crop": {"align", "bias_field", "save"},
+    "align": {"bias_field", "move", "quality", "figures", "save"},
+}
+ALONE = {
+    "crop": {"brain_mask", "bias_field", "save"},
+    "bias_field": {"register", "move", "figures", "save"},
+    "brain_mask": {"bias_field", "register", "quality", "figures", "save"},
+    "register": {"move", "save"},
+}
+LESIONS = {
+    "bring": {"quality", "picture", "fill", "save"},
+    "picture": {"save"},
+    "fill": {"picture", "figures", "save"},
+    "bias_field": {"bring", "move", "figures", "save"},
+    "align": {"bias_field", "move", "quality", "figures", "save", "bring", "fill"},
+    "move": {"bring", "fill", "quality", "save"},
+}
+
+
+@pytest.fixture
+def scan(tmp_path):
+    paths = [tmp_path / f"raw/sub-01/anat/sub-01_{name}" for name in ("FLAIR", "T1w", "mask")]
+    paths[0].parent.mkdir(parents=True)
+    for path in paths:
+        path.with_suffix(".nii.gz").write_bytes(path.name.encode())
+    flair, t1w, mask = (path.with_suffix(".nii.gz") for path in paths)
+    return Scan("01", "", flair, Scan("01", "", t1w), mask)
+
+
+@pytest.fixture
+def template(tmp_path):
+    path = tmp_path / "template.nii.gz"
+    write_nifti(path, np.ones((2, 2, 2)), np.eye(4))
+    return path
+
+
+def build(scan, template, tmp_path, lesions="keep"):
+    return init_flair_wf(
+        name="flair_wf", scan=scan, output_dir=tmp_path / "out", template=template,
+        options=FlairOptions("linear", 3.0, lesions=lesions),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kept", "lesions", "more"),
+    [
+        ({"t1w": None, "lesions": None}, "keep", ALONE),
+        ({"lesions": None}, "keep", BY_T1W),
+        ({}, "fill", BY_T1W | LESIONS),
+    ],
+)
+def test_the_graph_is_the_skeleton(scan, template, tmp_path, kept, lesions, more):
+    graph = build(replace(scan, **kept), template, tmp_path, lesions)._graph
+    found = {node.name: {after.name for after in graph.successors(node)} for node in graph}
+    assert found == SHARED | more
+    assert nx.is_directed_acyclic_graph(graph)
+
+
+@pytest.mark.parametrize("lesions", ["keep", "fill", "fill_local"])
+@pytest.mark.parametrize("without", [(), ("t1w",), ("lesions",), ("t1w", "lesions")])
+def test_every_derivative_is_connected_and_described(scan, template, tmp_path, lesions, without):
+    workflow = build(replace(scan, **dict.fromkeys(without)), template, tmp_path, lesions)
+    save = workflow.get_node("save")
+    fed = {
+        target
+        for _, _, edge in workflow._graph.in_edges(save, data=True)
+        for _, target in edge["connect"]
+    }
+    assert set(save.inputs.paths) <= fed
+    assert list(save.inputs.paths)[-1] == "quality"
+    assert len(save.inputs.common["Sources"]) == 2 - ("t1w" in without)
+    for name, path in save.inputs.paths.items():
+        if has_sidecar(path):
+            sidecar = save.inputs.sidecars[name]
+            assert "Description" in sidecar, name
+            assert ("Resolution" in sidecar) == ("_res-" in path), name
+            assert ("Type" in sidecar) == path.endswith("_mask.nii.gz"), name
+
+
+def test_names(scan):
+    paths = flair_paths(scan, FlairOptions("linear", 2.0, lesions="fill"))
+    space = "sub-01/anat/sub-01_space-MNI152NLin2009cAsym_res-2mm"
+    assert paths["registered"] == f"{space}_desc-preprocLinearFilled_FLAIR.nii.gz"
+    assert paths["registered_lesions"] == f"{space}_label-L_desc-lesionLinear_mask.nii.gz"
+    assert paths["lesions"] == "sub-01/anat/sub-01_label-L_mask.nii.gz"
+    assert paths["quality"] == "sub-01/anat/sub-01_mod-FLAIR_res-2mm_desc-linearFilled_qc.tsv"
+    mine = set(paths.values())
+    assert not mine & set(modality_of("T1w").paths(scan.t1w, T1wOptions("linear", 2.0)).values())
+
+
+def test_a_scan_is_done_again_when_anything_that_matters_changed(scan):
+    options = FlairOptions()
+    first = flair_fingerprint(scan, options)
+    assert flair_fingerprint(scan, options) == first
+    others = [
+        flair_fingerprint(replace(scan, t1w=None), options),
+        flair_fingerprint(replace(scan, lesions=None), options),
+        flair_fingerprint(scan, replace(options, lesions="fill")),
+    ]
+    scan.lesions.write_bytes(b"another mask")
+    others.append(flair_fingerprint(scan, options))
+    scan.t1w.path.write_bytes(b"another head")
+    others.append(flair_fingerprint(scan, options))
+    assert len({first, *others}) == 6
+
+
+# --- interfaces ----------------------------------------------------------------------------------
+
+
+def test_the_crop_keeps_every_voxel_where_it_is_in_mm(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng, data = np.random.default_rng(0), np.zeros((90, 90, 150))
+    data[20:70, 20:70, :140] = rng.uniform(50, 100, (50, 50, 140))
+    affine = nib.affines.from_matvec(np.diag([2.0, 2.0, 2.0]), [-90, -100, -200])
+    write_nifti(tmp_path / "head.nii.gz", data, affine)
+    result = CropNeck(in_file=str(tmp_path / "head.nii.gz")).run().outputs
+    cropped, cut = read_nifti(result.out_file), result.meta["SlicesCut"]
+    assert cut == 140 - 85  # 170 mm of 2 mm
+    assert np.allclose(cropped.get_fdata(), data[..., cut:], atol=1e-4)
+    assert np.allclose(apply_affine(cropped.affine, [3, 4, 0]), apply_affine(affine, [3, 4, cut]))
+
+
+@pytest.mark.parametrize("how", ["slices", "local"])
+def test_filling_without_t1w_takes_the_prior_and_says_so(
+    tmp_path, monkeypatch, how, small_template
+):
+    monkeypatch.chdir(tmp_path)
+    data, affine = np.asarray(small_template.dataobj, np.float32), small_template.affine
+    brain, lesions = data > 0, np.zeros(data.shape, bool)
+    middle = np.round(np.linalg.inv(affine) @ [-28, -30, 28, 1]).astype(int)[:3]
+    lesions[tuple(slice(c - 1, c + 2) for c in middle)] = True
+    image = np.where(lesions, 500.0, data)
+    for name, one in (("image", image), ("brain", brain), ("lesions", lesions)):
+        write_nifti(tmp_path / f"{name}.nii.gz", one, affine, template=True)
+    done = FillLesions(
+        in_file=str(tmp_path / "image.nii.gz"), mask=str(tmp_path / "brain.nii.gz"),
+        lesions=str(tmp_path / "lesions.nii.gz"), how=how, seed=1,
+    ).run().outputs  # fmt: skip
+    filled = read_nifti(done.out_file).get_fdata()
+    changed = filled != read_nifti(tmp_path / "image.nii.gz").get_fdata()
+    assert changed[lesions].all()
+    assert int(changed.sum()) <= done.meta["LesionVoxelsFilled"]
+    assert 60 < filled[lesions].mean() < 110  # white matter of the template is about 90
+    assert "priors" in done.meta["Tissues"]
+
+
+# --- small brains --------------------------------------------------------------------------------
+
+
+def as_flair(image):
+    """Grey matter brighter than white matter, fluid dark; zero stays zero."""
+    data = np.interp(np.asarray(image.dataobj), (0, 25, 70, 90, 130), (0, 12, 95, 75, 70))
+    return nib.Nifti1Image(data.astype(np.float32), image.affine)
+
+
+def moved(image, shift_mm):
+    """The same voxels elsewhere in the scanner."""
+    return nib.Nifti1Image(
+        np.asarray(image.dataobj), nib.affines.from_matvec(np.eye(3), shift_mm) @ image.affine
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, brain, brainwhy):
+    """01: T1w, FLAIR elsewhere, mask; 02: FLAIR alone, mask of other space; 03: T1w alone."""
+    folder = tmp_path_factory.mktemp("flair")
+    raw = folder / "raw"
+
+    def put(name, image, below=raw):
+        path = below / name.split("_")[0] / "anat" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image, path)
+        return path
+
+    raw.mkdir()
+    (raw / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.11.1"}')
+    first = brain(1, "LAS", side="L")
+    put("sub-01_T1w.nii.gz", first)
+    flair = moved(as_flair(first), (6, -9, 5))
+    put("sub-01_FLAIR.nii.gz", flair)
+    ball = (np.asarray(first.dataobj) > 300).astype(np.uint8)
+    lst = raw / "derivatives/lst"
+    put("sub-01_label-lesion_mask.nii.gz", nib.Nifti1Image(ball, flair.affine), lst)
+    second = as_flair(brain(2, "RAS"))
+    for who in ("02", "04"):
+        put(f"sub-{who}_FLAIR.nii.gz", second)
+    far = np.zeros(second.shape, np.uint8)
+    far[2:6, 2:6, 2:6] = 1
+    put("sub-04_label-lesion_mask.nii.gz", nib.Nifti1Image(far, second.affine), lst)
+    put("sub-03_T1w.nii.gz", first)
+    recipe = folder / "r.toml"
+    recipe.write_text(
+        '[preprocessing]\nresolution_mm = 3.0\ngrid = "3mm"\n[network]\nname = "demo"\n'
+    )
+    done = brainwhy(
+        raw, folder / "out", "participant", "--recipe", "flair", "--config-file", recipe,
+        "--nprocs", 1, "--device", "cpu",
+    )  # fmt: skip
+    return folder / "out", done, ball, first
+
+
+def test_what_is_skipped_and_what_fails_is_said(run):
+    out, done, *_ = run
+    assert done.code == 1  # sub-04 alone failed
+    assert "sub-03: has no FLAIR image; skipped" in done.said
+    assert "sub-02: has no T1w image to go with" in done.said
+    assert "sub-02: has no lesion mask, others have" in done.said
+    assert "lie in the brain of" in done.said
+    assert "sub-04_label-lesion_mask.nii.gz" in done.said
+    assert not list(out.glob("sub-04/anat/*preprocLinear*"))
+    assert (out / "sub-02/anat").is_dir()
+
+
+def test_the_lesion_lands_on_its_side_in_template_space(run):
+    out, *_ = run
+    mask = read_nifti(next(out.glob("sub-01/anat/*_res-3mm_label-L_desc-lesionLinear_mask.nii.gz")))
+    where = apply_affine(mask.affine, np.argwhere(mask.get_fdata() > 0)).mean(0)
+    assert np.linalg.norm(where - [-36, -10, 12]) < 6  # where the fixture's ball is
+
+
+def test_the_rigid_step_finds_the_shift(run):
+    """ANTs maps points of the T1w image (LPS) to those of the FLAIR image."""
+    import ants
+
+    out, *_ = run
+    found = ants.read_transform(str(next(out.glob("sub-01/anat/*from-FLAIR_to-T1w*.h5"))))
+    for point in ((0.0, 0.0, 0.0), (50.0, 20.0, -10.0), (-40.0, -60.0, 40.0)):
+        there = np.subtract(found.apply_to_point(point), point)
+        assert np.linalg.norm(there - np.array([-6.0, 9.0, 5.0])) < 1.0
+
+
+def test_lesion_load_and_ways_are_recorded(run):
+    out, _, ball, first = run
+    table = read_table(next(out.glob("sub-01/anat/*_mod-FLAIR_*_qc.tsv"))).iloc[0]
+    voxel_ml = abs(np.linalg.det(first.affine[:3, :3])) / 1000
+    assert table["lesion_volume_ml"] == pytest.approx(ball.sum() * voxel_ml, rel=0.02)
+    assert table["lesion_count"] == 1
+    alone = next(out.glob("sub-02/anat/*_mod-FLAIR_*_qc.tsv"))
+    assert np.isnan(read_table(alone).iloc[0]["lesion_volume_ml"])
+    assert any("directly" in one for one in read_sidecar(alone)["Warnings"])
+    assert list(out.glob("sub-02/anat/*from-FLAIR_to-MNI152NLin2009cAsym*.h5"))
+    assert list(out.glob("sub-01/anat/*from-FLAIR_to-T1w*.h5"))
+    page = (out / "sub-02.html").read_text()
+    assert "registered to the template directly" in page
+
+
+def test_filled_lesions_are_for_flair_only():
+    from bidsapp.settings import load_recipe
+
+    with pytest.raises(InputError, match="is for FLAIR images"):
+        load_recipe("t1w").overridden({"preprocessing": {"lesions": "fill"}})
+    with pytest.raises(InputError, match="lesions = 'paint'"):
+        load_recipe("flair").overridden({"preprocessing": {"lesions": "paint"}})
+    assert load_recipe("flair").preprocessing.lesions == "keep"
+
+
+def test_masks_given_by_name_must_be_there(run, brainwhy):
+    out, *_ = run
+    raw = Path(out).parent / "raw"
+    left = brainwhy(
+        raw, out, "participant", "--recipe", "flair", "--derivatives", "lst=/nowhere", "--dry-run"
+    )
+    assert left.code == 64
+    assert "--derivatives lst=/nowhere: there is no such folder" in left.said
