@@ -43,9 +43,9 @@ FAR = distance_mm(PLANTED_MM) > 45
 
 
 class Cohort:
-    """Twenty people, ten with less tissue in the left hippocampus, in two places."""
+    """Twenty people, ten with less tissue in one hippocampus: the left one by default."""
 
-    def __init__(self, folder, effect=-0.8):
+    def __init__(self, folder, effect=-0.8, planted=EFFECT):
         rng = np.random.default_rng(5)
         people = [f"sub-{i:02d}" for i in range(20)]
         positive = np.arange(20) % 2 == 0
@@ -53,7 +53,7 @@ class Cohort:
         noise = (
             1
             + 0.25 * rng.standard_normal((20, *GRID.shape))
-            + positive[:, None, None, None] * effect * EFFECT
+            + positive[:, None, None, None] * effect * planted
         )
         volumes = np.where(INSIDE, noise, 0)[:, None]
         write_cache(folder / "cache", [(one[4:], "") for one in people], volumes, GRID)
@@ -182,6 +182,18 @@ def test_the_table_names_the_cluster(every):
     for name in ALL[1:]:
         assert 0 < row[f"p_{name}"] <= 0.05, name
     assert row["peak_p_fwe"] == pytest.approx(0.005)
+
+
+def test_a_change_on_the_right_is_named_on_the_right(tmp_path):
+    mirrored = PLANTED_MM * [-1, 1, 1]
+    right = Cohort(tmp_path, planted=distance_mm(mirrored) < 16)
+    row = right.run(replace(EVERY, corrections=("voxel",))).clusters().iloc[0]
+    assert np.linalg.norm(row[["x_mm", "y_mm", "z_mm"]].to_numpy(float) - mirrored) < 16
+    assert not row["region"].endswith("_L")
+    for shares in (row["regions_AAL"], row["regions_AICHA"]):
+        sides = [part.split(" ")[0] for part in shares.split("; ")]
+        assert all(not name.endswith(("_L", "-L")) for name in sides), shares
+        assert any(name.endswith(("_R", "-R")) for name in sides), shares
 
 
 def test_sidecars_say_what_was_done(every):
