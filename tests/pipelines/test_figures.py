@@ -309,6 +309,15 @@ def test_qc_scatter_names_the_flagged():
     assert "No quality" in texts(charts.qc_scatter(qc[["participant_id"]]))
 
 
+@pytest.mark.parametrize("count", [3, 19, 999])
+def test_counts_of_permutations_are_whole_and_bars_are_few(count):
+    figure = charts.null_distribution(np.random.default_rng(0).gumbel(5, 1, count), 7.0)
+    axes = figure.axes[0]
+    assert all(float(one).is_integer() for one in axes.get_yticks())
+    assert len(axes.patches) <= max(5, count**0.5)
+    assert sum(bar.get_height() for bar in axes.patches) == count
+
+
 def test_null_distribution():
     words = texts(charts.null_distribution(np.linspace(3, 5, 100), 4.7, 6.2))
     assert "4.70" in words
