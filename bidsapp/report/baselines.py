@@ -74,7 +74,7 @@ def beside(shelf: Shelf, model: str, level: str, *, beats_chance: bool) -> Besid
     if compared.empty and not missing:
         return None
     return Beside(
-        summary=None if compared.empty else _summary(compared),
+        summary=None if compared.empty else _summary(compared, beats_chance),
         sentences=[_sentence(row, beats_chance) for row in compared.to_dict("records")],
         table=None if compared.empty else _table(metrics, compared, level),
         looked_at=_features(sidecar, wanted),
@@ -89,7 +89,7 @@ def _wanted(card: Mapping[str, Any]) -> Collection[str]:
     return list(BASELINES) if names is None else [one for one in names if one in BASELINES]
 
 
-def _summary(compared: pd.DataFrame) -> Statement:
+def _summary(compared: pd.DataFrame, beats_chance: bool) -> Statement:
     groups = {
         "better": "beats {}",
         "undecided": "does not clearly beat {}",
@@ -101,8 +101,9 @@ def _summary(compared: pd.DataFrame) -> Statement:
         names = compared.loc[compared["verdict"] == key, "classifier"]
         if len(names):
             said.append(words.format(wording.listing(BASELINES[one].title for one in names)))
+    said += [] if beats_chance else ["does not beat chance"]
     lost = compared["classifier"].isin(CONFOUNDS) & (compared["verdict"] != "better")
-    kind = "attention" if lost.any() else "plain"
+    kind = "attention" if lost.any() or not beats_chance else "plain"
     return Statement(f"On the same people, the network {'; it '.join(said)}.", kind)
 
 
@@ -113,6 +114,8 @@ def _sentence(row: Mapping[str, Any], beats_chance: bool) -> Statement:
         text = f"Whether the network beats {one.title} is not known ({areas}; no test fits)."
         return Statement(text, "attention")
     shown = f"{areas}, DeLong’s p {_p(row['p_auc'])}"
+    if row["verdict"] == "better" and not beats_chance:
+        return Statement(f"The network beats {one.title} ({shown}), but not chance.", "attention")
     if row["verdict"] == "better":
         return Statement(f"The network beats {one.title} ({shown}).", "good")
     verb = {
@@ -167,7 +170,7 @@ def _with_interval(measure: performance.Measure | None) -> str:
 def _tests(row: pd.Series) -> list[str]:
     interval = "" if pd.isna(row["ci_low"]) else f" ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
     return [
-        f"{row['auc_difference']:.2f}{interval}",
+        f"{row['auc_difference']:.2f}{interval}".replace("-", wording.MINUS),
         _p(row["p_auc"]).removeprefix("= "),
         f"{row['network_only_right']:.0f} / {row['baseline_only_right']:.0f}",
         _p(row["p_accuracy"]).removeprefix("= "),

@@ -99,8 +99,12 @@ def test_who_does_not_beat_the_mask_may_have_learnt_the_stripping(
 
 def test_a_network_at_chance_has_learnt_nothing_to_be_explained_away(tmp_path):
     write(tmp_path)
-    _, said = sentences(tmp_path, beats_chance=False)
+    found, said = sentences(tmp_path, beats_chance=False)
     assert not any("learnt" in one or "needed" in one for one in said)
+    # A baseline may by chance lie below chance: to beat it is no merit.
+    assert said[3].endswith("DeLong’s p below 0.001), but not chance.")
+    assert found.summary.text.endswith("; it does not beat chance.")
+    assert found.sentences[3].kind == found.summary.kind == "attention"
 
 
 def test_the_table_holds_the_intervals_and_both_tests(tmp_path):
@@ -114,6 +118,7 @@ def test_the_table_holds_the_intervals_and_both_tests(tmp_path):
         "Covariates alone", "80 % (70 % to 90 %)", "0.55 (0.45 to 0.65)", "0.35 (0.15 to 0.55)",
         "below 0.001", "3 / 1", "0.625",
     ]  # fmt: skip
+    assert rows[2][3] == "−0.05 (−0.25 to 0.15)"
     assert rows[5][3:5] == ["0.02", "not known"]
     assert found.looked_at == [("Brain mask alone", "which voxels are not zero")]
     assert found.missing == ["brain mask alone: all training images are alike"]
