@@ -139,6 +139,8 @@ def _resources(root: Parser) -> None:
                        help="memory for all (default: 90 %% of what is granted)")  # fmt: skip
     group.add_argument("--device", default="auto", metavar="DEV",
                        help="auto, cpu, cuda, cuda:N or mps (default: auto)")  # fmt: skip
+    group.add_argument("--n-gpus", type=_positive, metavar="N",
+                       help="GPUs to use side by side (default: all with cuda)")  # fmt: skip
     group.add_argument("--use-plugin", type=Path, metavar="FILE",
                        help='JSON: {"plugin": "SLURM", "plugin_args": {...}}')  # fmt: skip
 
@@ -257,6 +259,7 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
 
     levels = tuple(dict.fromkeys(LEVELS[level] for level in options.analysis_level))
     recipe_source = options.recipe or _generic_recipe(options)
+    device = machine.pick_device(options.device)
     plugin = _json(options.use_plugin, "--use-plugin") if options.use_plugin else {}
     filters = (
         _json(options.bids_filter_file, "--bids-filter-file") if options.bids_filter_file else {}
@@ -273,7 +276,8 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
         dataset_links=_pairs(options.dataset_links, "--dataset-links", "URI"),
         derivatives=_pairs(options.derivatives, "--derivatives", "PATH"),
         model=options.model,
-        device=machine.pick_device(options.device),
+        device=device,
+        gpus=machine.gpu_count(device, options.n_gpus),
         nprocs=options.nprocs or machine.cpu_count(),
         omp_nthreads=options.omp_nthreads,
         memory_gb=options.mem or 0.9 * machine.memory_gb(),

@@ -63,3 +63,24 @@ def pick_device(wanted: str) -> str:
     if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
         raise InputError(f"--device {wanted}: this machine has {torch.cuda.device_count()} GPUs")
     return wanted
+
+
+def gpu_count(device: str, wanted: int | None) -> int:
+    """GPUs that a run uses side by side: those that torch sees, or as many of them as asked for.
+
+    Raises
+    ------
+    models.errors.InputError
+        There are not so many, or ``device`` is a single one.
+    """
+    import torch
+
+    from models.errors import InputError
+
+    there = {"cpu": 0, "cuda": torch.cuda.device_count()}.get(device, 1)
+    if wanted is not None and wanted > there:
+        raise InputError(
+            f"--n-gpus {wanted}: with --device {device}, this run has {there}; give --device cuda, "
+            "or a smaller number"
+        )
+    return there if wanted is None else wanted

@@ -595,7 +595,7 @@ def execute(workflow: pe.Workflow, settings: Settings, title: str) -> list[Failu
         Resources(
             nprocs=settings.nprocs,
             memory_gb=settings.memory_gb,
-            gpus=0 if settings.device == "cpu" else 1,
+            gpus=settings.gpus,
             plugin=settings.plugin,
             plugin_args=dict(settings.plugin_args) or None,
             stop_on_first_crash=settings.stop_on_first_crash,

@@ -320,6 +320,7 @@ class Settings:
     model: str | None = None
     explain: bool = True  # with a stored model, at participant level
     device: str = "cpu"
+    gpus: int = 0
     nprocs: int = 1
     omp_nthreads: int = 1
     memory_gb: float = 4.0

@@ -358,10 +358,13 @@ def _matrix(axes: Axes, table: pd.DataFrame, names: list[str]) -> None:
 def learning_curves(histories: Sequence[pd.DataFrame]) -> Figure:
     """Draw loss and balanced accuracy over epochs, a thin line per fold and a thick mean.
 
+    A fold's line ends with the epoch in which it stopped; a dot is the epoch whose weights were
+    kept.
+
     Parameters
     ----------
     histories
-        Per fold: `epoch train_loss validation_loss validation_balanced_accuracy`.
+        Per fold: `epoch train_loss validation_loss validation_balanced_accuracy selected`.
     """
     figure, (loss, accuracy) = _chart(7.6, 3.1, panels=2)
     if not len(histories):
@@ -372,6 +375,8 @@ def learning_curves(histories: Sequence[pd.DataFrame]) -> Figure:
     loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     loss.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if all(history["validation_loss"].isna().all() for history in histories):
+        _kept(loss, histories, "train_loss", QUIET)
+        loss.legend(frameon=False, fontsize=8.5)
         _nothing(accuracy, "Nobody was set aside for validation.")
         return figure
     _curves(loss, histories, "validation_loss", ACCENT, "validation")
@@ -387,6 +392,8 @@ def learning_curves(histories: Sequence[pd.DataFrame]) -> Figure:
         va="bottom",
         transform=accuracy.get_yaxis_transform(),
     )
+    _kept(loss, histories, "validation_loss", ACCENT)
+    _kept(accuracy, histories, "validation_balanced_accuracy", ACCENT)
     loss.set_ylim(0, None)
     accuracy.set(xlabel="epoch", ylabel="balanced accuracy", ylim=(0, 1.03))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
@@ -404,6 +411,15 @@ def _curves(
     if found:
         mean = pd.concat(found, axis=1).mean(axis=1)
         axes.plot(mean.index, mean, color=colour, lw=2.2, label=label)
+
+
+def _kept(axes: Axes, histories: Sequence[pd.DataFrame], column: str, colour: str) -> None:
+    """A dot on each fold's line at the epoch that was kept; the lines end where training did."""
+    kept = [one[one["selected"] == 1] for one in histories if "selected" in one]
+    if kept:
+        dots = pd.concat(kept)
+        looks: dict[str, Any] = {"s": 20, "color": colour, "ec": "white", "lw": 0.8, "zorder": 3}
+        axes.scatter(dots["epoch"], dots[column], label="epoch kept", **looks)
 
 
 def probabilities(predictions: pd.DataFrame, positive: str | None = None) -> Figure:

@@ -2,7 +2,9 @@
 
 import logging
 import re
+import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -18,6 +20,8 @@ from nipype.pipeline import engine as pe
 from nipype.pipeline.plugins.linear import LinearPlugin
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 from tqdm import tqdm
+
+from pipelines.devices import leased
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,15 @@ class SurvivingPool(MultiProcPlugin):
 
     A killed worker breaks its whole pool, and who was to blame is not told. What ran in it is
     therefore run once more, one node at a time, each in a process of its own; the others go on in
-    a new pool.
+    a new pool. Nodes on a GPU get one for themselves, where the run has several.
     """
 
     pool: ProcessPoolExecutor
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args)
+        self._locks = Path(tempfile.mkdtemp(prefix="brainwhy-gpus-"))
+        self._gpus = (self._locks, self.plugin_args.get("n_gpu_procs", 0))
         self._jobs: dict[int, tuple[Any, ...]] = {}
         self._again = ThreadPoolExecutor(max_workers=1)
         self._tried_again: set[int] = set()
@@ -89,7 +95,7 @@ class SurvivingPool(MultiProcPlugin):
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
         level = logging.getLogger("nipype.workflow").level
-        self._jobs[self._taskid] = (level, node, updatehash, self._taskid)
+        self._jobs[self._taskid] = (level, node, updatehash, self._taskid, *self._gpus)
         try:
             task = self.pool.submit(_run_node, *self._jobs[self._taskid])
         except BrokenProcessPool:
@@ -141,12 +147,17 @@ class SurvivingPool(MultiProcPlugin):
     def _postrun_check(self) -> None:
         super()._postrun_check()
         self._again.shutdown()
+        shutil.rmtree(self._locks, ignore_errors=True)
 
 
-def _run_node(level: int, node: Any, updatehash: bool, taskid: int) -> Any:
+def _run_node(level: int, node: Any, updatehash: bool, taskid: int, locks: Path, gpus: int) -> Any:
     """Run a node in a worker, as talkative as the main process."""
     logging.getLogger("nipype.workflow").setLevel(level)
-    return run_node(node, updatehash, taskid)
+    if gpus < 2 or getattr(node.inputs, "device", None) != "cuda":
+        return run_node(node, updatehash, taskid)
+    with leased(locks, gpus) as device:
+        node.inputs.device = device  # is no part of the node's hash
+        return run_node(node, updatehash, taskid)
 
 
 def run_workflow(

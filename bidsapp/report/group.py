@@ -231,7 +231,8 @@ _CHARTS = {
     ),
     "learning": (
         "Loss and balanced accuracy over the epochs of training",
-        "A thin line per fold, the mean in bold.",
+        "A thin line per fold, which ends where it stopped, with a dot at the epoch that was kept; "
+        "the mean in bold.",
     ),
     "qc": (
         "Brain volume against correlation with the template",

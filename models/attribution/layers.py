@@ -522,11 +522,11 @@ class _Reader:
 # --- from modules to layers ----------------------------------------------------------------------
 
 LIFTING = (nn.Sigmoid, nn.Softplus)  # make something of nothing, and hand relevance on to it
+MOVING = (*DROPOUTS, nn.Identity, nn.Flatten, nn.Unflatten, Rearrange)  # values stay what they are
 PASSING = (
     *(nn.ReLU, nn.ReLU6, nn.PReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU),
     *(nn.Tanh, nn.Sigmoid, nn.Softplus),
-    *(*DROPOUTS, nn.Identity),
-    *(nn.Flatten, nn.Unflatten, Rearrange),
+    *MOVING,
 )
 
 

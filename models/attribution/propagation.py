@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,12 @@ from models.attribution import Explanation
 from models.attribution.convolution import at_winners, merged_to_winners, to_winners
 from models.attribution.graph import IMAGE, is_rearrangement, read, without_normaliser
 from models.attribution.layers import (
+    MOVING,
     Affine,
+    Convolution,
+    Dense,
     Joining,
+    Mapping,
     MaxPool,
     Node,
     Passing,
@@ -119,13 +123,16 @@ def propagate(
     """
     seeing = all(not rule.blind for selector, rule in composite if selector not in LOWEST)
     nodes = relevance_nodes(model, batchnorm=batchnorm, swap=seeing, layer=layer)
+    other = not layer and target == 0 and _has_one_output(nodes)
+    if other:
+        nodes = _negated(nodes)
     with torch.no_grad(), _full_precision():
         climb = _Climb(nodes, assign(nodes, composite), exact(volumes))
         if layer:
             scores = without_normaliser(read(model)).run(volumes)
             relevance = _one_filter(climb.result, unit, layer)
         else:
-            scores = climb.result
+            scores = -climb.result if other else climb.result
             relevance = _at_class(scores, target, start)
         ledger = Ledger(start=relevance.flatten(1).sum(1))
         heatmap = climb.descend(relevance, ledger)
@@ -144,6 +151,38 @@ def _full_precision() -> Iterator[None]:
             yield
     finally:
         convolutions.allow_tf32, products.allow_tf32 = before
+
+
+def _last_weights(nodes: Sequence[Node]) -> int:
+    """Place of the last layer with weights; -1 if more than averages and moves follow it."""
+    for place in range(len(nodes) - 1, -1, -1):
+        layer = nodes[place].layer
+        if isinstance(layer, Dense | Convolution):
+            return place
+        moves = isinstance(layer, Passing) and (
+            isinstance(layer.module, MOVING) or is_rearrangement(layer.module)
+        )
+        if not moves and not isinstance(layer, Mapping):
+            break
+    return -1
+
+
+def _has_one_output(nodes: Sequence[Node]) -> bool:
+    layer = nodes[_last_weights(nodes)].layer
+    return isinstance(layer, Dense | Convolution) and layer.weight.shape[0] == 1
+
+
+def _negated(nodes: Sequence[Node]) -> list[Node]:
+    """The network of the class that a single logit has no unit for: its score is the negative.
+
+    Rules that part positive from negative weights would otherwise explain the other class.
+    """
+    place, changed = _last_weights(nodes), list(nodes)
+    layer = nodes[place].layer
+    assert isinstance(layer, Dense | Convolution)
+    one = layer.weight.new_ones(1)
+    changed[place] = replace(nodes[place], layer=layer.scaled(-one, 0 * one))
+    return changed
 
 
 def _at_class(scores: torch.Tensor, target: int, start: str) -> torch.Tensor:

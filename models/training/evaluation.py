@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -45,6 +47,21 @@ def predict(
             for _, images in reading(volumes, batches(list(rows), batch_size))
         ]
     return torch.cat(scores) if scores else torch.empty(0, 2)
+
+
+def fitting(precision: Precision, model: nn.Module, image: np.ndarray, device: str) -> Precision:
+    """The precision, with channels last only if the network takes an image (C, x, y, z) so."""
+    if not precision.channels_last:
+        return precision
+    tried = replace(precision)
+    try:
+        # A single image would leave the maps as they are.
+        predict(tried.place(deepcopy(model)), np.stack([image] * 2), [0, 1], 2, device, tried)
+    except RuntimeError as error:
+        if "view" not in str(error):
+            raise
+        return replace(precision, channels_last=False)
+    return precision
 
 
 @contextmanager

@@ -50,8 +50,8 @@ def is_over(history: Sequence[Row], protocol: Protocol) -> bool:
     return len(history) - max(best, ignored) >= protocol.patience
 
 
-def summary(history: Sequence[Row], protocol: Protocol) -> dict[str, Any]:
-    """What the training took until it stopped, and which epoch it kept.
+def summary(history: Sequence[Row], epochs: int) -> dict[str, Any]:
+    """What a training of at most ``epochs`` took until it stopped, and which epoch it kept.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def summary(history: Sequence[Row], protocol: Protocol) -> dict[str, Any]:
         "Epochs": len(history),
         "Updates": int(sum(row["updates"] for row in history)),
         "Seconds": round(sum(row["seconds"] for row in history), 3),
-        "StoppedEarly": len(history) < protocol.epochs,
+        "StoppedEarly": len(history) < epochs,
         "SelectedEpoch": int(kept["epoch"]),
         "Validation": {key: value for key, value in scores.items() if not isnan(value)},
     }

@@ -12,7 +12,7 @@ from torch import nn
 from models.errors import InputError
 from models.training.batches import batches, reading
 from models.training.checkpoint import resume, save
-from models.training.evaluation import evaluate, predict
+from models.training.evaluation import evaluate, fitting, predict
 from models.training.history import best_epoch, is_over
 from models.training.objective import Objective
 from models.training.optimiser import adam
@@ -82,7 +82,10 @@ def train(
     _check(labels, train_rows, validation_rows, protocol)
     ranks = Ranks.here()
     precision = Precision.of(protocol.precision, protocol.memory_format, device)
-    precision.place(model.to(device))
+    model.to(device)
+    if protocol.memory_format == "auto":
+        precision = fitting(precision, model, volumes[train_rows[0]], device)
+    precision.place(model)
     optimiser = adam(model, protocol)
     update = Update(
         model=model,

@@ -63,7 +63,8 @@ class Protocol:
         Of training and validation; the scores of test people are always computed in float32.
         ``auto`` is float32 but on CUDA: bf16, before Ampere fp16.
     memory_format : {"auto", "contiguous", "channels_last"}
-        ``auto`` is contiguous but on CUDA in bf16 and fp16.
+        ``auto`` is channels last on a CPU, and on CUDA in bf16 and fp16, unless the network cannot
+        take it (such as for a ``view`` of its maps).
     compile : bool
         Whether the network goes through ``torch.compile``, which takes a minute and a compiler.
     augmentation : Augmentation

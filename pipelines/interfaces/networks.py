@@ -256,7 +256,7 @@ class TrainFold(SimpleInterface):
             history, protocol = self._train_once(own, split, f"{this[:16]}-{number}", this, *tables)
             kept = next(row for row in history if row["selected"])
             merits.append(merit(kept, protocol.select) if search.draws else (0.0,))
-            rows.append({"draw": number, **changes, **_flat(summary(history, protocol))})
+            rows.append({"draw": number, **changes, **_flat(summary(history, protocol.epochs))})
         chosen = best(merits)
         for name in ("weights", "history"):
             path = files[name]
@@ -421,6 +421,7 @@ class Predictions(SimpleInterface):
             "ImagesSHA256": self.inputs.content_hash,
             "FoldFingerprints": [made_by(Path(weights)) for weights in self.inputs.weights],
             "Determinism": "bitwise on the same machine and thread count (CPU)",
+            "Trainings": self._trainings(),
             "Metrics": json.loads(metrics.to_json(orient="records")),
             "Thresholds": scores.groupby("number")["threshold"].first().tolist(),
         }
@@ -445,6 +446,17 @@ class Predictions(SimpleInterface):
         self._results["table"] = str(cwd / "table.tsv")
         self._results["products"] = products
         return runtime
+
+    def _trainings(self) -> list[dict[str, Any]]:
+        """What each fold took until it stopped, and which epoch it kept."""
+        from models.training.history import summary
+
+        epochs = self.inputs.card["Protocol"]["epochs"]
+        found = []
+        for number, path in enumerate(self.inputs.histories, start=1):
+            history: Any = read_table(Path(path)).to_dict("records")
+            found.append({"Fold": number, **summary(history, epochs)})
+        return found
 
     def _scores(self) -> pd.DataFrame:
         """Scores of all folds, in one table."""

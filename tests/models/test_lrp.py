@@ -471,6 +471,9 @@ def replica(
     relevance = {top: np.zeros(results[top].shape)}
     if module is None:
         relevance[top][target if len(results[top]) > 1 else 0] = STARTS[start](results[top], target)
+        if target == 0 and len(results[top]) == 1:  # explained by the network of the negative logit
+            parts = parts_of(of_negative_logit(model), batchnorm)
+            results = run(parts, volume)
     else:
         (top,) = [position for position, part in enumerate(parts) if part.modules[-1] is module]
         relevance = {top: np.zeros(results[top].shape)}
@@ -483,6 +486,15 @@ def replica(
         for source, share in zip(part.sources, below, strict=True):
             relevance[source] = relevance.get(source, 0) + share
     return relevance[-1]
+
+
+def of_negative_logit(model):
+    model = deepcopy(model)
+    last = [one for one in model.modules() if isinstance(one, nn.Linear | nn.Conv3d)][-1]
+    with torch.no_grad():
+        for weight in last.parameters():
+            weight.neg_()
+    return model
 
 
 def shared(parts, position, inputs, relevance, rule):

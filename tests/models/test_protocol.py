@@ -127,7 +127,7 @@ def test_the_summary_counts_updates_and_seconds_until_the_stop():
         row | {"selected": float(row["epoch"] == 2), "validation_auc": nan}
         for row in history([0.5, 0.4, 0.6])
     ]
-    assert summary(rows, Protocol(epochs=9)) == {
+    assert summary(rows, 9) == {
         "Epochs": 3,
         "Updates": 9,
         "Seconds": 1.5,
@@ -139,7 +139,7 @@ def test_the_summary_counts_updates_and_seconds_until_the_stop():
             "validation_balanced_accuracy": 0.5,
         },
     }
-    assert not summary(rows, Protocol(epochs=3))["StoppedEarly"]
+    assert not summary(rows, 3)["StoppedEarly"]
 
 
 @pytest.mark.parametrize(

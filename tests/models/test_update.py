@@ -15,6 +15,7 @@ from test_loop import TRAIN, fit, network, same_state, untimed
 from torch import nn
 
 from models.errors import InputError
+from models.networks import NETWORKS, build
 from models.training.augmentation import Augmentation
 from models.training.batches import batches, reading
 from models.training.precision import Precision
@@ -54,7 +55,9 @@ def test_parts_make_the_same_update(parts, class_weights):
 
 def test_a_part_is_all_that_the_network_sees_at_a_time():
     model, seen = plain(), []
-    model.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    model.register_forward_pre_hook(
+        lambda module, given: seen.append(len(given[0])) if module.training else None
+    )
     fit(model, batch_size=8, accumulate=4, epochs=1, validation_rows=[], select="last")
     assert seen == [2] * 8
 
@@ -162,7 +165,7 @@ def test_mixed_precision_learns_as_float32_does_and_leaves_float32(wanted):
 
 def test_auto_is_float32_but_on_cuda(monkeypatch):
     found = Precision.of("auto", "auto", "cpu")
-    assert (found.dtype, found.channels_last) == (torch.float32, False)
+    assert (found.dtype, found.channels_last) == (torch.float32, True)
     capability = {"cuda:0": (9, 0), "cuda:1": (7, 5)}
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability.get)
     monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: (device, enabled))
@@ -200,10 +203,33 @@ def test_fp16_scales_its_gradients_and_keeps_the_scale_in_the_checkpoint():
 
 def test_channels_last_changes_nothing_but_rounding():
     options = {"batch_size": 8, "epochs": 3, "augmentation": ALL}
-    usual, _ = fit(plain(), **options)
+    usual, _ = fit(plain(), memory_format="contiguous", **options)
     last, _ = fit(plain(), memory_format="channels_last", **options)
     assert close(usual, last, atol=1e-5)
     assert last[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_a_network_that_views_its_maps_is_left_contiguous():
+    class Viewing(nn.Sequential):
+        def forward(self, images):
+            maps = self[0](images)
+            return self[1](maps.view(len(maps), -1))
+
+    viewing, _ = fit(Viewing(nn.Conv3d(1, 4, 3), nn.Linear(256, 2)), epochs=2)
+    assert viewing[0].weight.is_contiguous()
+    asked = {"memory_format": "channels_last", "epochs": 1}
+    with pytest.raises(RuntimeError, match="view"):
+        fit(Viewing(nn.Conv3d(1, 4, 3), nn.Linear(256, 2)), **asked)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_takes_channels_last(name):
+    shape = {"nazari2021": (20, 20, 20), "liu2018": (126, 114, 150)}.get(name, (96, 114, 96))
+    model, image = build(name, shape), torch.zeros(2, 1, *shape)
+    precision = Precision(channels_last=True)
+    with torch.no_grad():
+        scores = precision.place(model.eval())(precision.place(image))
+    assert scores.shape == (2, 2)
 
 
 def test_compiled_networks_train_the_same_weights(monkeypatch):

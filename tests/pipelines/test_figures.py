@@ -269,11 +269,21 @@ def test_learning_curves_of_unequal_lengths():
                 "train_loss": 1.0,
                 "validation_loss": 1.0,
                 "validation_balanced_accuracy": 0.5,
+                "selected": [float(epoch == n - 2) for epoch in range(1, n)],
             }
         )
         for n in (4, 9)
     ]
-    charts.learning_curves(folds)
+    loss, accuracy = charts.learning_curves(folds).axes
+    for axes in (loss, accuracy):
+        dots = axes.collections[-1]
+        assert dots.get_label() == "epoch kept"
+        assert dots.get_offsets()[:, 0].tolist() == [2, 7]
+    ends = {line.get_xdata()[-1] for line in accuracy.lines if len(line.get_xdata()) > 2}
+    assert ends == {3, 8}  # where each fold stopped
+    unvalidated = [fold.assign(validation_loss=np.nan) for fold in folds]
+    loss = charts.learning_curves(unvalidated).axes[0]
+    assert loss.collections[-1].get_offsets()[:, 0].tolist() == [2, 7]
     assert "No training history" in texts(charts.learning_curves([]))
 
 
