@@ -6,7 +6,6 @@ batch: each takes its share of the images, and the gradients are added up. Batch
 all processes on CUDA (torch has no such layer for the CPU: there it counts each share by itself).
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def joined(devices: Sequence[str]) -> Iterator[str]:
     str
         The device of this process: ``devices[LOCAL_RANK]``.
     """
-    device = devices[int(os.environ["LOCAL_RANK"])]
+    device = devices[distributed.get_node_local_rank()]
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
