@@ -18,6 +18,7 @@ from bidsapp.likeness import balanced_away, read_likeness
 from bidsapp.settings import Recipe, Settings, parse
 from models.attribution import OF_REGIONS
 from models.errors import InputError
+from models.grids import MNI_ORIGIN_MM
 from models.harmonisation import confounding
 from models.training.optimiser import adam
 from models.training.protocol import Protocol
@@ -41,6 +42,7 @@ from pipelines.explain import init_explain_wf
 from pipelines.group import Study, init_group_wf
 from pipelines.harmonisation import check_sites, site_names
 from pipelines.heatmaps import NO_COMMON_SPACE
+from pipelines.images import percent_cut
 from pipelines.inputs import (
     Scan,
     check_dataset,
@@ -50,11 +52,12 @@ from pipelines.inputs import (
     with_t1w,
 )
 from pipelines.interfaces.attribution import check_values
+from pipelines.interfaces.networks import prediction_keys
 from pipelines.lesion_masks import lesion_sources, with_lesions
 from pipelines.participant import init_participant_wf
 from pipelines.preprocess import REGISTRATIONS, modality_of
 from pipelines.preprocess.modality import Modality
-from pipelines.quality import write_group_quality
+from pipelines.quality import flags_of_cut, write_group_quality
 from pipelines.stored_models import (
     StoredModel,
     choose_model,
@@ -364,7 +367,7 @@ def group(settings: Settings) -> bool:
     diary.excluded = cohort.excluded
     for sentence in cohort.warnings:
         diary.warn(sentence)
-    for sentence in _limits(settings.recipe):
+    for sentence in [*_limits(settings.recipe), *_cut(settings, cohort)]:
         diary.warn(sentence)
     splits = _splits(settings, cohort, diary)
     for sentence in _sites(settings.recipe, cohort, splits):
@@ -386,6 +389,23 @@ def _sites(recipe: Recipe, cohort: CohortTable, splits: Sequence[Split]) -> list
     people = cohort.rows.drop_duplicates("participant_id")
     sites = site_names(people[recipe.cohort.site])
     return confounding(sites, people["positive"].to_numpy(bool))
+
+
+def _cut(settings: Settings, cohort: CohortTable) -> list[str]:
+    """Whose brain is cut by the recipe's grid, where that has not the room of the stored images.
+
+    What the stored grid itself cuts stands in everybody's quality table.
+    """
+    recipe = settings.recipe
+    grid = recipe.preprocessing.network_grid
+    if _space(recipe) == SPACE or grid.origin_mm == MNI_ORIGIN_MM:
+        return []
+    masks = _modality(settings).stored(settings.output_dir, _options(settings), "registered_mask")
+    return [
+        f"sub-{participant}{f' ses-{session}' if session else ''}: {flag}"
+        for participant, session in prediction_keys(cohort.rows)
+        for flag in flags_of_cut(percent_cut(masks[participant, session], grid), grid.name)
+    ]
 
 
 def _baselines(recipe: Recipe) -> BaselineOptions:

@@ -8,7 +8,7 @@ import numpy as np
 
 from models.errors import InputError
 from models.grids import Grid, full_grid
-from models.volumes import scale_intensity, to_grid
+from models.volumes import scale_intensity, share_outside, to_grid
 
 IN_MNI = 4  # NIfTI's code for coordinates of MNI space
 SMALLEST_AXIS_VOXELS = 16
@@ -182,6 +182,21 @@ def input_affine(path: str | Path, grid: Grid) -> np.ndarray:
     if in_template(image):
         return grid.affine
     return image.affine @ np.linalg.inv(_whole_grid(image, path).affine) @ grid.affine
+
+
+def percent_cut(mask: str | Path, grid: Grid) -> float:
+    """Share of a brain that was not registered, as stored, that a smaller grid leaves out.
+
+    Parameters
+    ----------
+    mask : path
+        Brain mask on the template's whole grid.
+    grid : Grid
+        The recipe's.
+    """
+    image = read_nifti(mask)
+    inside = np.asarray(image.dataobj) > 0
+    return 100 * share_outside(inside, _whole_grid(image, mask).affine, grid.affine, grid)
 
 
 def _whole_grid(image: nib.Nifti1Image, path: str | Path) -> Grid:

