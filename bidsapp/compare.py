@@ -14,12 +14,20 @@ from bidsapp.diary import tell
 from bidsapp.settings import Recipe, Settings, parse, read_toml
 from models.errors import InputError
 from models.training.comparison import compare
+from models.training.paired import delong, mcnemar
 from pipelines.charts import trainings
 from pipelines.derivatives import label, place, read_table, write_json, write_table
 from pipelines.figures import save
 from pipelines.stored_models import StoredModel, model_folder
 
 FEWEST = 2
+TESTS = {
+    "p_trainings": "Wilcoxon's signed-rank test over all trainings, which share their people and "
+    "so are not independent",
+    "p_divisions": "Wilcoxon's signed-rank test over the means of the divisions",
+    "p_people": "over people, by the mean prediction of each: DeLong's test of the ROC areas, "
+    "McNemar's exact test of the accuracies",
+}
 
 
 @dataclass(frozen=True)
@@ -192,8 +200,14 @@ def report(output_dir: Path, recipe: str, key: str, variants: Sequence[Variant])
     scores = pd.concat([_scores(output_dir, one) for one in variants], ignore_index=True)
     effort = pd.concat([_effort(output_dir, one) for one in variants], ignore_index=True)
     every = pd.concat([scores, effort], ignore_index=True)
-    facts = {"Key": key, "Variants": {one.name: f"model-{one.model}" for one in variants}}
-    for name, table in (("trainings", every), ("metrics", compare(every, order))):
+    pairs = compare(every, order)
+    pairs["p_people"] = _over_people(output_dir, pairs, variants)
+    facts = {
+        "Key": key,
+        "Variants": {one.name: f"model-{one.model}" for one in variants},
+        "Tests": TESTS,
+    }
+    for name, table in (("trainings", every), ("metrics", pairs)):
         path = output_dir / f"{stem}_{name}.tsv"
         write_table(path, table)
         write_json(path.with_suffix(".json"), facts)
@@ -225,9 +239,40 @@ def _roles(output_dir: Path, variant: Variant) -> pd.DataFrame:
 
 def _scores(output_dir: Path, variant: Variant) -> pd.DataFrame:
     """Metrics of every training of the whole cohort."""
-    path = output_dir / f"group/model-{variant.model}_desc-repeats_metrics.tsv"
-    table = read_table(path)
-    return table[["division", "repeat", "metric", "value"]].assign(variant=variant.name)
+    path = output_dir / f"group/model-{variant.model}_desc-oof_repeats.tsv"
+    table = read_table(path).drop(columns="n")
+    long = table.melt(["division", "repeat"], var_name="metric", value_name="value")
+    return long.dropna(subset="value").assign(variant=variant.name)
+
+
+def _over_people(output_dir: Path, pairs: pd.DataFrame, variants: Sequence[Variant]) -> pd.Series:
+    """The p value of each pair over people: of the ROC area and of the accuracy."""
+    found = {one.name: _predictions(output_dir, one) for one in variants}
+    return pd.Series(
+        [_p_people(row.metric, found[row.first], found[row.second]) for row in pairs.itertuples()],
+        index=pairs.index,
+        dtype=float,
+    )
+
+
+def _p_people(metric: str, first: pd.DataFrame, second: pd.DataFrame) -> float:
+    if metric not in ("roc_auc", "accuracy"):
+        return float("nan")
+    both = first.merge(second, on=["participant_id", "label"], suffixes=("", "_second"))
+    positive = (both["label"] == both["target"]).to_numpy()
+    if metric == "roc_auc":
+        return delong(positive, both["score"], both["score_second"]).p
+    answers = (
+        (both[name] == both["target"]).to_numpy() for name in ("predicted", "predicted_second")
+    )
+    return mcnemar(positive, *answers).p
+
+
+def _predictions(output_dir: Path, variant: Variant) -> pd.DataFrame:
+    path = output_dir / f"group/model-{variant.model}_desc-oof_predictions.tsv"
+    table = read_table(path).drop_duplicates("participant_id")
+    columns = ["participant_id", "label", "score", "predicted"]
+    return table[columns].assign(target=variant.settings.recipe.cohort.positive)
 
 
 def _effort(output_dir: Path, variant: Variant) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from bidsapp import compare, run
 from bidsapp.compare import report, run_compared, variants_of
 from bidsapp.settings import Settings, load_recipe
 from models.errors import InputError
+from models.training.paired import delong, mcnemar
 from pipelines.derivatives import read_table, write_json, write_table
 
 
@@ -125,11 +126,17 @@ def store(settings, variant, accuracy):
         write_table(folder / f"{stem}_split.tsv", pd.DataFrame(split, columns=columns))
         history = {"epoch": [1, 2], "updates": [5, 5], "seconds": [1.0, 2.0], "selected": [0, 1]}
         write_table(folder / f"{stem}_history.tsv", pd.DataFrame(history))
-        rows.append((number, number, "balanced_accuracy", value))
+        rows.append((number, number, 12, value, np.nan))
     write_json(folder / f"model-{variant.model}_modelcard.json", {"Folds": len(accuracy)})
-    table = pd.DataFrame(rows, columns=["division", "repeat", "metric", "value"])
-    path = f"group/model-{variant.model}_desc-repeats_metrics.tsv"
-    write_table(settings.output_dir / path, table)
+    columns = ["division", "repeat", "n", "balanced_accuracy", "roc_auc"]
+    path = f"group/model-{variant.model}_desc-oof_repeats.tsv"
+    write_table(settings.output_dir / path, pd.DataFrame(rows, columns=columns))
+    right = round(12 * accuracy[0])
+    answers = [("AD", "AD" if i < right else "CN", i % 5) for i in range(12)]
+    people = [(f"sub-{i:02d}", *row) for i, row in enumerate(answers)]
+    columns = ["participant_id", "label", "predicted", "score"]
+    path = f"group/model-{variant.model}_desc-oof_predictions.tsv"
+    write_table(settings.output_dir / path, pd.DataFrame(people, columns=columns))
 
 
 def test_tables_picture_and_page(settings):
@@ -173,3 +180,22 @@ def test_other_splits_are_refused(settings):
     write_table(path, table.assign(role=["train", "test"]))
     with pytest.raises(InputError, match="trained on other splits than linear"):
         report(settings.output_dir, "demo-t1w", "registration", variants)
+
+
+def test_areas_and_accuracies_are_compared_over_people():
+    """As the paired tests alone would, whatever the order of the tables."""
+    rng = np.random.default_rng(1)
+    label = np.repeat(["AD", "CN"], 10)
+    first = pd.DataFrame({"participant_id": [f"sub-{i}" for i in range(20)], "label": label})
+    first["score"] = rng.normal(size=20) + 2 * (label == "AD")
+    second = first.assign(score=rng.normal(size=20))
+    for one in (first, second):
+        one["predicted"] = np.where(one["score"] > 0.5, "AD", "CN")
+        one["target"] = "AD"
+    shuffled = second.sample(frac=1, random_state=0)
+    truth = label == "AD"
+    area = delong(truth, first["score"].to_numpy(), second["score"].to_numpy()).p
+    assert compare._p_people("roc_auc", first, shuffled) == pytest.approx(area)
+    calls = [one["predicted"].to_numpy() == "AD" for one in (first, second)]
+    assert compare._p_people("accuracy", first, shuffled) == mcnemar(truth, *calls).p
+    assert np.isnan(compare._p_people("sensitivity", first, second))
