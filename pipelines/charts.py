@@ -613,7 +613,7 @@ def null_distribution(
     # As many bins as tell a shape: bars of one permutation each do not.
     bins = int(np.clip(np.sqrt(len(max_distribution)), 5, 40))
     axes.hist(np.asarray(max_distribution), bins=bins, color="#cfd8dc")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if np.isfinite(threshold):  # with few permutations nothing can be significant
         axes.axvline(threshold, color=ACCENT, lw=2)
         axes.text(
