@@ -10,8 +10,9 @@ from bidsapp.report import notes, wording
 from bidsapp.report.page import Link, Table, table_of
 from bidsapp.report.shelf import Shelf
 
-_SEX = ("sex", "gender")
-_SITE = ("site", "center", "centre", "scanner", "site_id")
+SEX = ("sex", "gender")
+SITE = ("site", "center", "centre", "scanner", "site_id")
+SPLIT = ["participant_id", "repeat", "fold", "division", "role"]
 
 
 def people(
@@ -70,15 +71,16 @@ def trainers(shelf: Shelf, model: str | None, predictions: pd.DataFrame) -> Trai
     if "participant_id" not in predictions:
         return Trainers()
     tested = set(predictions["participant_id"].map(full_label))
-    roles = _roles(shelf, model)
+    roles = split_tables(shelf, model)
+    roles = roles[roles["role"].isin(["train", "validation"])]
     roles = roles[~roles["participant_id"].isin(tested)]
     return Trainers(frozenset(roles["participant_id"]), bool((roles["role"] == "validation").any()))
 
 
-def _roles(shelf: Shelf, model: str | None) -> pd.DataFrame:
-    """Who (participant_id) was used for what (role) by the folds of a model."""
+def split_tables(shelf: Shelf, model: str | None) -> pd.DataFrame:
+    """Who had which role in which fold of a model: `number` of the fold, and :data:`SPLIT`."""
     folds = notes.model_card(shelf, model).get("Folds")
-    found = [pd.DataFrame(columns=["participant_id", "role"], dtype=object)]
+    found = [pd.DataFrame(columns=["number", *SPLIT], dtype=object)]
     for one in shelf.find(f"models/model-{model}/model-{model}_fold-*_split.tsv"):
         # A run before with more folds may have left theirs.
         if isinstance(folds, int) and one["fold"].isdecimal() and int(one["fold"]) > folds:
@@ -86,7 +88,8 @@ def _roles(shelf: Shelf, model: str | None) -> pd.DataFrame:
         split = shelf.table(one.path)
         if {"participant_id", "role"} <= set(split):
             names = split["participant_id"].map(full_label)
-            found.append(split[["role"]].assign(participant_id=names))
+            split = split.reindex(columns=SPLIT).assign(participant_id=names, number=one["fold"])
+            found.append(split.fillna({"repeat": 1, "fold": 1, "division": 1}))
     return pd.concat(found, ignore_index=True)
 
 
@@ -118,10 +121,10 @@ def cohort_table(
         return None
     groups = [(name, taken[taken["label"].astype(str) == name]) for name in classes]
     rows = [["People", *(str(len(group)) for _, group in groups)]]
-    age = _column(taken, ("age",))
+    age = find_column(taken, ("age",))
     if age:
-        rows.append(["Age, mean (SD)", *(_mean_sd(group[age]) for _, group in groups)])
-    counted = {"Sex": _column(taken, _SEX), "Site": _column(taken, (site or "", *_SITE))}
+        rows.append(["Age, mean (SD)", *(mean_sd(group[age]) for _, group in groups)])
+    counted = {"Sex": find_column(taken, SEX), "Site": find_column(taken, (site or "", *SITE))}
     for title, column in counted.items():
         if column:
             rows += _counted(title, taken[column], [group[column] for _, group in groups])
@@ -143,12 +146,14 @@ def _counted(title: str, everybody: pd.Series, groups: list[pd.Series]) -> list[
     ]
 
 
-def _column(table: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+def find_column(table: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+    """Name of the first of these columns that a table has, whatever its case."""
     lower = {str(one).lower(): str(one) for one in table.columns}
     return next((lower[name.lower()] for name in names if name and name.lower() in lower), None)
 
 
-def _mean_sd(values: pd.Series) -> str:
+def mean_sd(values: pd.Series) -> str:
+    """Mean and standard deviation, and how many values are lacking."""
     known = pd.to_numeric(values, errors="coerce").dropna()
     if known.empty:
         return "–"

@@ -10,6 +10,7 @@ import pandas as pd
 from bidsapp.report import analytics, cohort, heatmaps, notes, performance, statistics, wording
 from bidsapp.report.baselines import TESTED, Beside, beside
 from bidsapp.report.current import Current
+from bidsapp.report.division import division
 from bidsapp.report.methods import methods_text
 from bidsapp.report.page import HEATMAPS, Statement, Table, write
 from bidsapp.report.shelf import Item, Picture, Shelf
@@ -87,6 +88,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         if done
     ]
     charts = _charts(shelf, figures)
+    everybody = pd.concat([taken, left_out], ignore_index=True)
     return write(
         "group.html.j2",
         shelf.root / "group.html",
@@ -105,7 +107,10 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         qc=cohort.qc_table(shelf, qc),
         flagged=cohort.flagged_table(shelf, qc),
         registrations=cohort.registrations_table(qc),
+        division=division(shelf, chosen, everybody, classes, setting) if chosen else None,
         metrics=performance.metrics_table(found, level),
+        repeats=performance.repeats_table(_table(shelf, chosen, "metrics"), level),
+        spread=performance.spread(_table(shelf, chosen, "repeats")),
         confusion=performance.confusion_table(_table(shelf, chosen, "confusion")),
         charts=charts,
         baselines=baselines,
@@ -212,6 +217,7 @@ def _chart_kind(found: Item) -> str:
         "qc": {"qc"},
         "registrations": {"qcregistrations"},
         "probabilities": {"probabilities", "predictions"},
+        "reliability": {"reliability"},
         "baselines": {"baselines"},
     }
     return next((kind for kind, known in kinds.items() if names & known), "")
@@ -228,6 +234,11 @@ _CHARTS = {
         "Balanced accuracy and area under the ROC curve of the network and of each baseline",
         "The network on top; bars are intervals, the dashed line is chance. Intervals may overlap "
         "where a paired test still tells two classifiers apart.",
+    ),
+    "reliability": (
+        "Reliability curve: share of people of the class by predicted probability",
+        "Whether probabilities mean what they say: on the dashed line they do. Bars are 95 % "
+        "intervals of the share; at the bottom, how many people had which probability.",
     ),
     "learning": (
         "Loss and balanced accuracy over the epochs of training",

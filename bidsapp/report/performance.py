@@ -38,7 +38,15 @@ class Measure:
 
     def write(self, value: float) -> str:
         """Write a value of this metric: an area as a number, the others as percentages."""
-        return f"{value:.2f}" if self.name == "roc_auc" else wording.percent(value)
+        return _written(self.name, value)
+
+
+# Shares of people, written as percentages; what else there is are numbers.
+SHARES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
+
+
+def _written(name: str, value: float) -> str:
+    return wording.percent(value) if name in SHARES else f"{value:.2f}"
 
 
 def stored(shelf: Shelf, model: str) -> dict[str, Measure]:
@@ -99,11 +107,64 @@ def verdict(found: Mapping[str, Measure], level: str) -> str:
     name = wording.METRICS.get(measure.name, measure.name).lower()
     said = f"In people it had not seen, the network reaches a {name} of {measure.words(level)}"
     if measure.chance is not None:
-        said += f"; chance is {measure.write(measure.chance)}"
+        covered = ", which the interval covers" if _covers_chance(measure) else ""
+        said += f"; chance is {measure.write(measure.chance)}{covered}"
     area = found.get("roc_auc")
     if area and area is not measure:
         said += f". Its area under the ROC curve is {area.words(level)}"
     return said + "."
+
+
+def _covers_chance(measure: Measure) -> bool:
+    if measure.low is None or measure.high is None or measure.chance is None:
+        return False
+    return measure.low <= measure.chance <= measure.high
+
+
+def spread(repeats: pd.DataFrame) -> str | None:
+    """Say how much repeated trainings differ; None with one."""
+    if len(repeats) < 2 or "balanced_accuracy" not in repeats:
+        return None
+    values, divisions = repeats["balanced_accuracy"], repeats["division"].nunique()
+    of = f" on {wording.count(divisions, 'division')} of the cohort"
+    return (
+        f"Each of {len(repeats)} repeats{of}, measured alone, had a balanced accuracy of "
+        f"{wording.percent(values.min())} to {wording.percent(values.max())}, on average "
+        f"{wording.percent(values.mean())}. The table above holds each person's mean probability "
+        "over the repeats. Repeats share people, so their number makes nothing more certain about "
+        "other people."
+    )
+
+
+def repeats_table(table: pd.DataFrame, level: str) -> Table | None:
+    """Mean and spread of the metrics over repeats, and the interval over test parts."""
+    if "n_repeats" not in table:
+        return None
+    known = table[table["mean"].notna()]
+    if known.empty or (known["n_repeats"].max() < 2 and known["splits_low"].isna().all()):
+        return None
+    rows = [
+        [
+            wording.METRICS.get(row.metric, wording.heading(row.metric)),
+            *(_cell(row.metric, one) for one in (row.mean, row.sd, row.se)),
+            "–"
+            if pd.isna(row.splits_low)
+            else f"{_cell(row.metric, row.splits_low)} to {_cell(row.metric, row.splits_high)}",
+        ]
+        for row in known.itertuples()
+    ]
+    times = wording.count(int(known["n_repeats"].max()), "repeat")
+    return Table(
+        f"Over {times}, each measured alone; the interval is over test parts, corrected for the "
+        "training people that they share",
+        ["", "Mean", "SD", "SE", level],
+        rows,
+        [False, True, True, True, True],
+    )
+
+
+def _cell(name: str, value: float) -> str:
+    return "–" if pd.isna(value) else _written(name, value)
 
 
 def alarm(found: Mapping[str, Measure]) -> str | None:

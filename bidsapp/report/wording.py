@@ -90,6 +90,11 @@ METRICS = {
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
     "roc_auc": "Area under the ROC curve",
+    "average_precision": "Average precision",
+    "brier": "Brier score (0 is best)",
+    "expected_calibration_error": "Expected calibration error (0 is best)",
+    "calibration_in_the_large": "Calibration in the large (0 is right)",
+    "calibration_slope": "Calibration slope (1 is right)",
 }
 
 COLUMNS = {
