@@ -54,7 +54,7 @@ def metrics(found: pd.DataFrame, network: pd.DataFrame, positive: str) -> pd.Dat
     found : pandas.DataFrame
         See :func:`predictions`.
     network : pandas.DataFrame
-        label and probability, one row per person.
+        label, probability and threshold (default .5), one row per person.
     positive : str
 
     Returns
@@ -73,6 +73,10 @@ def metrics(found: pd.DataFrame, network: pd.DataFrame, positive: str) -> pd.Dat
     every = [table.assign(classifier=name) for name, table in tables.items()]
     chosen = pd.concat(every, ignore_index=True)[columns]
     return chosen[chosen["metric"].isin(METRICS)].reset_index(drop=True)
+
+
+def _threshold(network: pd.DataFrame) -> np.ndarray | float:
+    return network["threshold"].to_numpy(float) if "threshold" in network else 0.5
 
 
 def comparisons(found: pd.DataFrame, network: pd.DataFrame, positive: str) -> pd.DataFrame:

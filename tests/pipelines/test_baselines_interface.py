@@ -304,6 +304,15 @@ def test_comparisons_follow_the_tests(beside):
         assert row.verdict == comparison.verdict(row.auc_difference, row.p_auc)
 
 
+def test_the_network_is_judged_by_its_own_threshold(study):
+    seen = network(study[1])
+    lower = seen.assign(threshold=0.3, predicted=np.where(seen["probability"] >= 0.3, "AD", "CN"))
+    nobody = pd.DataFrame(columns=["classifier", "label", "score"])
+    found = comparison.metrics(nobody, lower, "AD").set_index("metric")["value"]
+    assert found["accuracy"] == pytest.approx((lower["label"] == lower["predicted"]).mean())
+    assert (lower["predicted"] != seen["predicted"]).any()
+
+
 @pytest.mark.parametrize(
     ("difference", "p", "said"),
     [
