@@ -372,10 +372,11 @@ def learning_curves(histories: Sequence[pd.DataFrame]) -> Figure:
         accuracy.set_axis_off()
         return figure
     _curves(loss, histories, "train_loss", QUIET, "training")
-    loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    loss.set(xlabel="epoch", ylabel="loss")
     loss.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if all(history["validation_loss"].isna().all() for history in histories):
         _kept(loss, histories, "train_loss", QUIET)
+        loss.set_ylim(0, None)
         loss.legend(frameon=False, fontsize=8.5)
         _nothing(accuracy, "Nobody was set aside for validation.")
         return figure
