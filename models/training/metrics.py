@@ -169,7 +169,8 @@ def spread(predictions: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         (
             *(name, repeats[name].mean(), repeats[name].std()),
             *(source[name].std() / np.sqrt(len(source)), len(repeats)),
-            *intervals.over_splits(splits[name].to_numpy(), ratio, level),
+            # Every metric lies between 0 and 1; a t interval of few splits does not know that.
+            *np.clip(intervals.over_splits(splits[name].to_numpy(), ratio, level), 0, 1),
         )
         for name in names
     ]

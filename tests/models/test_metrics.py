@@ -255,7 +255,7 @@ def test_spread_by_loops():
                     ]
                 ]
                 splits.append(np.mean(runs))
-        value, low, high = over_splits(np.array(splits), 10 / 30)
+        value, low, high = np.clip(over_splits(np.array(splits), 10 / 30), 0, 1)
         assert row[["splits_mean", "splits_low", "splits_high"]].tolist() == pytest.approx(
             [value, low, high], nan_ok=True
         )
