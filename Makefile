@@ -7,7 +7,7 @@ DEMO := demo
 JOBS ?= 2
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo score test lint format ci-full clean
+.PHONY: demo demo-anomaly score score-anomaly test lint format ci-full clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,15 @@ demo: $(READY)
 	$(BIN)/brainwhy $(DEMO)/bids $(DEMO)/out participant group --recipe demo-t1w
 	@echo "Open the report: file://$(abspath $(DEMO)/out/group.html)"
 	@echo "Hold it against the truth: make score"
+
+demo-anomaly: $(READY)
+	$(BIN)/brainwhy-demo make $(DEMO)/maps --modality anomaly --force
+	$(BIN)/brainwhy $(DEMO)/maps $(DEMO)/anomaly participant group --recipe demo-anomaly
+	@echo "Open the report: file://$(abspath $(DEMO)/anomaly/group.html)"
+	@echo "Hold it against the truth: make score-anomaly"
+
+score-anomaly: $(READY)
+	$(BIN)/brainwhy-demo score $(DEMO)/maps $(DEMO)/anomaly
 
 score: $(READY)
 	$(BIN)/brainwhy-demo score $(DEMO)/bids $(DEMO)/out

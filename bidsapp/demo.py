@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from models.phantom import HeadModel, Scan
 
+# Modality -> the module that makes its demo, and how many people there have no such image.
+MODALITIES = {"T1w": ("bidsapp.demo", 1), "anomaly": ("bidsapp.demo_maps", 0)}
 UNUSABLE = 64  # exit code: command line or folder unusable, nothing done
 BIDS_VERSION = "1.11.1"
 PATIENT, CONTROL = "AD", "CN"
@@ -201,7 +204,7 @@ def make(
     """
     from tqdm import tqdm
 
-    _claim(target, force)
+    claim(target, force)
     people = [person(index, seed) for index in range(participants)]
     extra = _person_without_t1w(seed)
     _write_texts(target, [*people, extra], effect, resolution, seed)
@@ -212,7 +215,7 @@ def make(
     _write_flair(target, model, extra, 2 * resolution, seed)
 
 
-def _claim(target: Path, force: bool) -> None:
+def claim(target: Path, force: bool) -> None:
     """Make ``target`` an empty or emptied folder; only an earlier demo is ever removed."""
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file: give a folder to write the demo dataset to.")
@@ -261,7 +264,7 @@ def _head(target: Path, effect: float, resolution: float) -> "HeadModel":
     label_map = on_grid(aal, brain.affine, (x, y, z))
     label_map[np.asanyarray(brain.dataobj) == 0] = 0
     truth = np.isin(label_map, labels).astype(np.uint8)
-    _write_image(
+    write_image(
         target / TRUTH_FOLDER / TRUTH_NAME,
         nib.Nifti1Image(truth, brain.affine),
         {
@@ -286,13 +289,13 @@ def _write_t1w(
 
     scan = _scan(model, who, session, resolution, seed, "T1w")
     raw = relative_path("T1w", ".nii.gz", who.entities(session))
-    _write_image(target / raw, scan.image, _acquisition(who))
+    write_image(target / raw, scan.image, _acquisition(who))
     truths = [({"desc": "brain"}, scan.brain, BRAIN_TRUTH)]
     if who.is_patient:
         truths.append(({"label": "effect"}, scan.altered, EFFECT_TRUTH))
     for entities, image, sidecar in truths:
         path = relative_path("mask", ".nii.gz", {**who.entities(session), **entities})
-        _write_image(
+        write_image(
             target / TRUTH_FOLDER / path, image, {**sidecar, "Sources": [f"bids:raw:{raw}"]}
         )
 
@@ -304,7 +307,7 @@ def _write_flair(
 
     scan = _scan(model, who, "", resolution, seed, "FLAIR")
     path = target / relative_path("FLAIR", ".nii.gz", who.entities(""))
-    _write_image(path, scan.image, _acquisition(who))
+    write_image(path, scan.image, _acquisition(who))
 
 
 def _scan(
@@ -357,7 +360,7 @@ def _write_texts(
         if len(who.sessions) > 1:
             _write_sessions(target, who)
     truth = target / TRUTH_FOLDER
-    write_json(truth / "dataset_description.json", _truth_description())
+    write_json(truth / "dataset_description.json", truth_description())
     write_text(truth / "README", TRUTH_README)
     write_text(truth / ".bidsignore", "/space-*\n")
 
@@ -379,7 +382,8 @@ def _raw_description(effect: float) -> dict[str, Any]:
     }
 
 
-def _truth_description() -> dict[str, Any]:
+def truth_description() -> dict[str, Any]:
+    """Return the description of the truth, a derivative of the demo."""
     return {
         "Name": "BrainWhy demo: what was changed, and where",
         "BIDSVersion": BIDS_VERSION,
@@ -401,7 +405,7 @@ def _write_sessions(target: Path, who: Person) -> None:
     write_json(sidecar_path(table), {"age": {"Description": "Age", "Units": "year"}})
 
 
-def _write_image(path: Path, image: "nib.Nifti1Image", sidecar: dict[str, Any]) -> None:
+def write_image(path: Path, image: "nib.Nifti1Image", sidecar: dict[str, Any]) -> None:
     """Write an image with its sidecar."""
     from pipelines.derivatives import sidecar_path, write_json
 
@@ -452,21 +456,23 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_make(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", type=Path, metavar="DIR", help="new or empty folder")
     parser.add_argument(
-        "--participants",
-        type=_people,
-        default=24,
-        metavar="N",
-        help="people with a T1w image, patients and controls in turn (24)",
+        "--modality", choices=MODALITIES, default="T1w", help="what is scanned (T1w)"
     )
     parser.add_argument(
-        "--resolution", type=_millimetres, default=3.0, metavar="MM", help="voxel edge (3)"
+        "--participants",
+        type=_people,
+        metavar="N",
+        help="people with an image, patients and controls in turn (T1w: 24, anomaly: 44)",
+    )
+    parser.add_argument(
+        "--resolution", type=_millimetres, metavar="MM", help="voxel edge (T1w, anomaly: 3)"
     )
     parser.add_argument(
         "--effect",
         type=_share,
-        default=0.6,
         metavar="SHARE",
-        help="share of hippocampus and amygdala lost by patients; 0: none (0.6)",
+        help="share of hippocampus and amygdala (anomaly: of the anisotropy in small spheres of "
+        "the deep nuclei) lost by patients; 0: none (0.6)",
     )
     parser.add_argument("--seed", type=int, default=0, help="settles everything (0)")
     parser.add_argument(
@@ -485,15 +491,16 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_make(args: argparse.Namespace) -> None:
-    make(
-        args.dir,
-        participants=args.participants,
-        resolution=args.resolution,
-        effect=args.effect,
-        seed=args.seed,
-        force=args.force,
-    )
-    sys.stdout.write(f"{args.dir}: {args.participants} people with a T1w image, 1 without\n")
+    given = {
+        name: getattr(args, name)
+        for name in ("participants", "resolution", "effect")
+        if getattr(args, name) is not None
+    }
+    module, without = MODALITIES[args.modality]
+    import_module(module).make(args.dir, seed=args.seed, force=args.force, **given)
+    people = len(list(args.dir.glob("sub-*"))) - without
+    said = f"{people} people with a {args.modality} image"
+    sys.stdout.write(f"{args.dir}: {said}{f', {without} without' if without else ''}\n")
 
 
 def _run_score(args: argparse.Namespace) -> None:

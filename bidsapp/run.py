@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from nipype.pipeline import engine as pe
 
-from bidsapp import __version__
+from bidsapp import __version__, anomaly
 from bidsapp.cohort import CohortTable, build_cohort, check_table
 from bidsapp.diary import Diary, tell
 from bidsapp.likeness import balanced_away, read_likeness
@@ -24,6 +24,7 @@ from models.training.optimiser import adam
 from models.training.protocol import Protocol
 from models.training.search import applied, every_setting
 from models.training.splits import Split, split_people
+from pipelines.anomaly import init_anomaly_wf, init_detect_wf
 from pipelines.atlases import SHIPPED, atlas
 from pipelines.baselines import BaselineOptions
 from pipelines.derivatives import (
@@ -37,6 +38,7 @@ from pipelines.derivatives import (
     write_table,
     write_text,
 )
+from pipelines.detectors import StoredDetectors, is_anomaly
 from pipelines.execution import Failure, Resources, run_workflow
 from pipelines.explain import init_explain_wf
 from pipelines.group import Study, init_group_wf
@@ -120,18 +122,27 @@ def check_recipe(settings: Settings) -> None:
     if "group" not in settings.levels or settings.reports_only:
         return
     recipe = settings.recipe
-    for changes in every_setting(recipe.training.search):
-        network, protocol = applied(changes, _network(settings), asdict(recipe.training.protocol))
-        adam(
-            new_network(network, recipe.preprocessing.network_grid),
-            parse(Protocol, protocol, settings.recipe_source, "training.protocol"),
-        )
+    if recipe.autoencoder:
+        anomaly.check_recipe(settings, _modality(settings))
+    else:
+        _check_trainings(settings)
     atlas(recipe.regions.atlas)
     for attribution in recipe.attribution:
         check_values(attribution)
     if "participant" in settings.levels:
         check_dataset(settings.bids_dir)
         check_table(settings.bids_dir, recipe.cohort)
+
+
+def _check_trainings(settings: Settings) -> None:
+    """Build every network that the recipe trains, and read its protocol."""
+    recipe = settings.recipe
+    for changes in every_setting(recipe.training.search):
+        network, protocol = applied(changes, _network(settings), asdict(recipe.training.protocol))
+        adam(
+            new_network(network, recipe.preprocessing.network_grid),
+            parse(Protocol, protocol, settings.recipe_source, "training.protocol"),
+        )
 
 
 def _clean(settings: Settings, level: str) -> None:
@@ -211,7 +222,12 @@ def _found(
 ) -> list[Scan]:
     filters = settings.filters.get(suffix.lower(), {})
     scans, warnings = find_scans(
-        settings.bids_dir, people, suffix, sessions=sessions, filters=filters
+        settings.bids_dir,
+        people,
+        suffix,
+        sessions=sessions,
+        filters=filters,
+        names=modality_of(suffix).names,
     )
     for sentence in warnings:
         diary.warn(sentence)
@@ -284,11 +300,14 @@ def _explain(
                 f"sub-{person}: every fold of model {model.name} was trained with this person; "
                 "not explained"
             )
+    detects = is_anomaly(model)
+    name = f"{'detect' if detects else 'explain'}_{model.name}"
     if settings.force:
-        shutil.rmtree(nodes_dir(settings) / f"explain_{model.name}", ignore_errors=True)
-    workflow = init_explain_wf(
+        shutil.rmtree(nodes_dir(settings) / name, ignore_errors=True)
+    build: Callable[..., pe.Workflow] = init_detect_wf if detects else init_explain_wf
+    workflow = build(
         scans=ready,
-        model=model,
+        model=StoredDetectors(model.folder) if detects else model,
         output_dir=settings.output_dir,
         work_dir=nodes_dir(settings),
         versions=diary.versions,
@@ -369,7 +388,8 @@ def group(settings: Settings) -> bool:
         diary.warn(sentence)
     for sentence in [*_limits(settings.recipe), *_cut(settings, cohort)]:
         diary.warn(sentence)
-    splits = _splits(settings, cohort, diary)
+    divide = anomaly.divisions if settings.recipe.autoencoder else _splits
+    splits = divide(settings, cohort, diary)
     for sentence in _sites(settings.recipe, cohort, splits):
         diary.warn(sentence)
     _say_group(settings, cohort, len(splits))
@@ -436,23 +456,8 @@ def _run_group(
     """Build, run and report the group level of one model; its lock is held."""
     table = settings.work_dir / f"cohort_{name}.tsv"
     write_table(table, cohort.rows)
-    study = _study(settings, name, splits)
-    for sentence in study.starts.warnings if study.starts else ():
-        diary.warn(sentence)
-    card = study.card(settings.recipe.as_dict(), diary.versions, len(splits))
-    if settings.force:
-        shutil.rmtree(nodes_dir(settings) / f"group_{name}", ignore_errors=True)
-    workflow = init_group_wf(
-        study=study,
-        cohort=table,
-        splits=splits,
-        card=card,
-        output_dir=settings.output_dir,
-        work_dir=nodes_dir(settings),
-        device=settings.device,
-        processes=settings.gpus_per_fold,
-        force=settings.force,
-    )
+    build = _anomaly_workflow if settings.recipe.autoencoder else _group_workflow
+    workflow = build(settings, name, table, splits, diary)
     before, began = stored_folds(settings.output_dir, name), time()
     diary.fail(execute(workflow, settings, "group"))
     # The same folds again: what they explained since, new people above all, still holds.
@@ -469,6 +474,49 @@ def _run_group(
     diary.write(settings.output_dir / "logs/group.json")
     _write_methods(settings, diary)
     _group_pages(settings.output_dir, name)
+
+
+def _group_workflow(
+    settings: Settings, name: str, table: Path, splits: Sequence[Split], diary: Diary
+) -> pe.Workflow:
+    study = _study(settings, name, splits)
+    for sentence in study.starts.warnings if study.starts else ():
+        diary.warn(sentence)
+    card = study.card(settings.recipe.as_dict(), diary.versions, len(splits))
+    if settings.force:
+        shutil.rmtree(nodes_dir(settings) / f"group_{name}", ignore_errors=True)
+    return init_group_wf(
+        study=study,
+        cohort=table,
+        splits=splits,
+        card=card,
+        output_dir=settings.output_dir,
+        work_dir=nodes_dir(settings),
+        device=settings.device,
+        force=settings.force,
+    )
+
+
+def _anomaly_workflow(
+    settings: Settings, name: str, table: Path, splits: Sequence[Split], diary: Diary
+) -> pe.Workflow:
+    recipe = settings.recipe
+    nuclei = _atlas_name(recipe.anomaly.nuclei) if recipe.anomaly.nuclei else ""
+    study = anomaly.study(
+        settings, _modality(settings), name, _atlas_name(recipe.regions.atlas), nuclei
+    )
+    if settings.force:
+        shutil.rmtree(nodes_dir(settings) / f"anomaly_{name}", ignore_errors=True)
+    return init_anomaly_wf(
+        study=study,
+        cohort=table,
+        splits=splits,
+        card=study.card(recipe.as_dict(), diary.versions, len(splits)),
+        output_dir=settings.output_dir,
+        work_dir=nodes_dir(settings),
+        device=settings.device,
+        force=settings.force,
+    )
 
 
 def _cohort(settings: Settings) -> CohortTable:
@@ -617,7 +665,6 @@ def execute(workflow: pe.Workflow, settings: Settings, title: str) -> list[Failu
             nprocs=settings.nprocs,
             memory_gb=settings.memory_gb,
             gpus=settings.gpus,
-            gpus_each=settings.gpus_per_fold,
             plugin=settings.plugin,
             plugin_args=dict(settings.plugin_args) or None,
             stop_on_first_crash=settings.stop_on_first_crash,

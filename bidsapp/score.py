@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bidsapp import score_anomaly
 from models.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ class Requirement:
     path: tuple[str, str, str] | tuple[str, str]
     minimum: float
 
+    def met(self, scores: dict[str, Any]) -> bool:
+        """Whether the number is there and large enough."""
+        return self.value(scores) >= self.minimum
+
     def value(self, scores: dict[str, Any]) -> float:
         """Return the number, NaN when it is missing."""
         found: Any = scores
@@ -40,6 +45,12 @@ REQUIREMENTS = (
     Requirement("lrpalphabeta_ratio", ("heatmaps", "lrpalphabeta", "ratio"), 5.0),
     Requirement("image_found", ("statistics", "image", "found"), 0.5),
     Requirement("image_near", ("statistics", "image", "near"), 0.95),
+)
+
+ANOMALY_REQUIREMENTS = (
+    Requirement("sae_map_auc", ("maps", "sae", "auc"), 0.9),
+    Requirement("sae_map_found", ("maps", "sae", "found"), 0.5),
+    Requirement("sae_gmean_there", ("regions", "sae", "gmean_there"), 0.7),
 )
 
 
@@ -68,6 +79,12 @@ def score(dataset: Path, output: Path, model: str | None = None) -> dict[str, An
         If there is no truth, or nothing to score.
     """
     truth, positive = _truth(dataset)
+    found = score_anomaly.models(output)
+    if found and model in (None, *found):
+        if model is None and len(found) > 1:
+            raise InputError(f"{output} holds several models: choose by --model {'|'.join(found)}.")
+        folder = dataset / TRUTH_FOLDER
+        return _with_requirements(score_anomaly.score(folder, output, model or found[0]))
     model = model or _only_model(output)
     scores: dict[str, Any] = {
         "heatmaps": _score_heatmaps(output, model, truth, positive),
@@ -78,11 +95,17 @@ def score(dataset: Path, output: Path, model: str | None = None) -> dict[str, An
         raise InputError(
             f"{output} holds nothing to score: run `brainwhy {dataset} {output} group` first."
         )
-    scores["requirements"] = {
-        requirement.name: requirement.value(scores) >= requirement.minimum
-        for requirement in REQUIREMENTS
-    }
-    return scores
+    return _with_requirements(scores)
+
+
+def requirements(scores: dict[str, Any]) -> tuple[Requirement, ...]:
+    """Those of the kind of demo that was scored."""
+    return ANOMALY_REQUIREMENTS if "maps" in scores else REQUIREMENTS
+
+
+def _with_requirements(scores: dict[str, Any]) -> dict[str, Any]:
+    met = {one.name: one.met(scores) for one in requirements(scores)}
+    return scores | {"requirements": met}
 
 
 def _truth(dataset: Path) -> tuple["nib.Nifti1Image", str]:
@@ -195,7 +218,7 @@ def _classifier(output: Path, model: str) -> dict[str, float]:
 
 def explain_failures(scores: dict[str, Any]) -> None:
     """Say on stderr why a requirement is not met."""
-    for requirement in REQUIREMENTS:
+    for requirement in requirements(scores):
         value = requirement.value(scores)
         if math.isnan(value):
             complain(f"{requirement.name}: not met, there is no such number in the results")
@@ -206,15 +229,18 @@ def explain_failures(scores: dict[str, Any]) -> None:
 def score_table(scores: dict[str, Any]) -> str:
     """Lay the scores out for reading."""
     lines = []
-    for section in ("heatmaps", "statistics"):
-        rows = scores[section]
+    for section in ("heatmaps", "statistics", "maps", "regions", "controls"):
+        rows = scores.get(section)
         if rows:
             columns = list(next(iter(rows.values())))
             lines += ["", f"{section:<20}" + "".join(f"{name:>17}" for name in columns)]
             lines += [_line(name, row.values()) for name, row in rows.items()]
-    lines += ["", f"{'classifier':<20}" + "".join(f"{name:>17}" for name in scores["classifier"])]
-    lines += [_line("out of fold", scores["classifier"].values()), "", "requirements"]
-    for requirement in REQUIREMENTS:
+    if "classifier" in scores:
+        names = "".join(f"{name:>17}" for name in scores["classifier"])
+        lines += ["", f"{'classifier':<20}{names}"]
+        lines += [_line("out of fold", scores["classifier"].values())]
+    lines += ["", "requirements"]
+    for requirement in requirements(scores):
         met = "met" if scores["requirements"][requirement.name] else "NOT met"
         lines.append(f"  {requirement.name:<20}>= {requirement.minimum:<6g}{met}")
     return "\n".join(lines[1:]) + "\n"

@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import resources
@@ -251,6 +251,29 @@ class Regions:
 
 
 @dataclass(frozen=True)
+class Anomaly:
+    """[anomaly]: how controls are divided, and what counts as abnormal."""
+
+    splits: int = 10
+    test_share: float = 15 / 56
+    match_tolerance: float = 0.25
+    quantile: float = 0.98
+    measure: str = "error"
+    nuclei: str = ""
+    least_voxels: int = 10
+    one_class_stride: int = 0
+
+    def __post_init__(self) -> None:
+        _between("[anomaly] splits", self.splits, 1)
+        _between("[anomaly] test_share", self.test_share, 0.01, 0.9)
+        _between("[anomaly] match_tolerance", self.match_tolerance, 0.01)
+        _one_of("[anomaly] measure", self.measure, ("error", "z"))
+        _between("[anomaly] quantile", self.quantile, 0.5, 0.9999)
+        _between("[anomaly] least_voxels", self.least_voxels, 1)
+        _between("[anomaly] one_class_stride", self.one_class_stride, 0)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides a result; one TOML file."""
 
@@ -265,6 +288,8 @@ class Recipe:
     harmonisation: HarmonisationOptions = field(default_factory=HarmonisationOptions)
     baselines: BaselineOptions = field(default_factory=BaselineOptions)
     attribution: tuple[dict[str, Any], ...] = ()
+    autoencoder: tuple[dict[str, Any], ...] = ()
+    anomaly: Anomaly = field(default_factory=Anomaly)
     regions: Regions = field(default_factory=Regions)
     statistics: StatisticsOptions = field(default_factory=StatisticsOptions)
 
@@ -285,6 +310,7 @@ class Recipe:
                 f"[preprocessing] lesions = '{self.preprocessing.lesions}' is for FLAIR images, "
                 f"not for {self.input.modality}: leave it out"
             )
+        object.__setattr__(self, "autoencoder", _detectors(self.autoencoder))
         for name in self.statistics.maps:
             _one_of("[statistics] maps", name, ("image", *names))
         _check_statistics(self.statistics)
@@ -321,7 +347,6 @@ class Settings:
     explain: bool = True  # with a stored model, at participant level
     device: str = "cpu"
     gpus: int = 0
-    gpus_per_fold: int = 1
     nprocs: int = 1
     omp_nthreads: int = 1
     memory_gb: float = 4.0
@@ -454,6 +479,22 @@ def _named(attribution: dict[str, Any]) -> dict[str, Any]:
     if not str(attribution["name"]).isalnum():
         raise InputError(f"[[attribution]] name '{attribution['name']}': letters and digits only")
     return attribution
+
+
+def _detectors(entries: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Check each [[autoencoder]] and give it its default name."""
+    from models.anomaly import METHODS
+
+    named = []
+    for entry in entries:
+        _one_of("[[autoencoder]] method", str(entry.get("method", "")), tuple(METHODS))
+        named.append({"name": entry["method"], **entry})
+        if not str(named[-1]["name"]).isalnum():
+            raise InputError(f"[[autoencoder]] name '{named[-1]['name']}': letters and digits only")
+    names = [one["name"] for one in named]
+    if len(set(names)) < len(names):
+        raise InputError("two [[autoencoder]] are called the same: name one otherwise")
+    return tuple(named)
 
 
 def _check_statistics(options: StatisticsOptions) -> None:

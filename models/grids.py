@@ -43,12 +43,14 @@ class Grid:
 MNI_ORIGIN_MM = (-96.0, -132.0, -78.0)
 
 # 1mm: Böhle 2019, Eitel & Ritter 2019, Rieke 2018. 2mm: Eitel 2019, 2021. crop1mm: Klingenberg
-# 2021 and the UK Biobank study of Eitel 2021. 3mm: small enough to learn from in a demo.
+# 2021 and the UK Biobank study of Eitel 2021. crop1p5mm: the diffusion maps of the anomaly
+# detection of Muñoz-Ramírez et al. 3mm: small enough to learn from in a demo.
 GRIDS = {
     grid.name: grid
     for grid in (
         Grid("1mm", (193, 229, 193), 1.0, MNI_ORIGIN_MM),
         Grid("crop1mm", (182, 218, 182), 1.0, (-90.0, -126.0, -72.0)),
+        Grid("crop1p5mm", (121, 145, 121), 1.5, (-90.0, -126.0, -72.0)),
         Grid("2mm", (96, 114, 96), 2.0, MNI_ORIGIN_MM),
         Grid("3mm", (64, 76, 64), 3.0, MNI_ORIGIN_MM),
     )

@@ -138,7 +138,6 @@ def init_group_wf(
     output_dir: Path,
     work_dir: Path,
     device: str = "cpu",
-    processes: int = 1,
     force: bool = False,
 ) -> pe.Workflow:
     """Classify, explain out of fold, aggregate and test.
@@ -152,11 +151,8 @@ def init_group_wf(
     splits : sequence of Split
     card : mapping
         See :meth:`Study.card`.
-    processes : int
-        That train a fold together, each on a GPU of its own.
     """
-    folds = [asdict(split) for split in splits]
-    plan = _Plan(study, cohort, folds, output_dir, device, processes)
+    plan = _Plan(study, cohort, [asdict(split) for split in splits], output_dir, device)
     pack, train, predict = plan.classification(card, force=force)
     explain, summarise, stacks = plan.explanation()
     analyse, compare = plan.analytics()
@@ -270,7 +266,6 @@ class _Plan:
     folds: list[dict[str, Any]]
     output_dir: Path
     device: str
-    processes: int = 1
 
     @property
     def _gpu(self) -> dict[str, Any]:
@@ -333,13 +328,11 @@ class _Plan:
                 stored=str(self.output_dir),
                 force=force,
                 harmonised=self._harmonised,
-                processes=self.processes,
                 **self._gpu,
             ),
             iterfield=["split", "transfer", *self._maps],
             name="train",
             mem_gb=3,
-            n_procs=self.processes,
         )
         train.inputs.split = self.folds
         train.inputs.transfer = study.starts.folds if study.starts else [{} for _ in self.folds]

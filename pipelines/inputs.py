@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def find_scans(
     *,
     sessions: Sequence[str] = (),
     filters: Mapping[str, Any] | None = None,
+    names: str = "*",
 ) -> tuple[list[Scan], list[str]]:
     """Images of one modality, at most one per person and session.
 
@@ -140,6 +142,8 @@ def find_scans(
         Labels to keep; all when empty.
     filters : mapping
         More pybids entities to ask for (``--bids-filter-file``).
+    names : str
+        Pattern that file names must match; others are not scans of this modality.
 
     Returns
     -------
@@ -153,12 +157,13 @@ def find_scans(
         "suffix": suffix,
         "extension": [".nii", ".nii.gz"],
         "datatype": datatype_of(suffix),
-        "scope": "raw",
+        "scope": "self",
     } | dict(filters or {})
     by_key: dict[tuple[str, str], list[Path]] = {}
     for file in _asked(layout, query):
         key = file.entities["subject"], str(file.entities.get("session", ""))
-        if not sessions or key[1] in sessions:
+        wanted = fnmatch(Path(file.path).name, names)
+        if wanted and (not sessions or key[1] in sessions):
             by_key.setdefault(key, []).append(Path(file.path))
     scans, warnings = [], []
     if set(participants) == set(participants_on_disk(bids_dir)):

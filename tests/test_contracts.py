@@ -19,6 +19,7 @@ from bidsapp.report import wording
 from bidsapp.report.citations import REFERENCES
 from bidsapp.report.methods import methods_text
 from bidsapp.settings import Recipe, load_recipe, recipe_names
+from models import anomaly
 from models.attribution import METHODS, attribute, context
 from models.grids import GRIDS, full_grid
 from models.networks import NETWORKS, build
@@ -139,8 +140,12 @@ def test_every_method_has_its_words():
 @pytest.mark.parametrize("name", recipe_names())
 def test_everything_a_recipe_names_is_there(name):
     recipe = load_recipe(name)
-    options = {key: value for key, value in recipe.network.items() if key != "name"}
-    build(recipe.network["name"], recipe.preprocessing.network_grid.shape, **options)
+    shape = recipe.preprocessing.network_grid.shape
+    for one in recipe.autoencoder:
+        anomaly.build(**{key: value for key, value in one.items() if key != "name"}, shape=shape)
+    if not recipe.autoencoder:
+        options = {key: value for key, value in recipe.network.items() if key != "name"}
+        build(recipe.network["name"], shape, **options)
     assert recipe.input.modality in MODALITIES
     assert recipe.regions.atlas in SHIPPED
     assert set(recipe.citations) <= set(REFERENCES)
@@ -193,7 +198,7 @@ def keys_of(kind, place=""):
         inner = hints[one.name]
         if is_dataclass(inner):
             found |= keys_of(inner, f"{place}.{one.name}".lstrip("."))
-        elif one.name not in ("network", "attribution"):  # free tables
+        elif one.name not in ("network", "attribution", "autoencoder"):  # free tables
             found.add((place, one.name))
     return found
 
@@ -208,7 +213,7 @@ def test_every_key_of_a_recipe_is_documented_and_no_other():
         named = re.search(r"\[+([a-z.]+)\]+", first)
         table = named[1] if named else table
         documented |= {(table, key) for key in re.findall("`([a-z0-9_]+)`", second)}
-    free = {pair for pair in documented if pair[0] in ("network", "attribution")}
+    free = {pair for pair in documented if pair[0] in ("network", "attribution", "autoencoder")}
     assert documented - free == keys_of(Recipe)
 
 

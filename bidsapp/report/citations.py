@@ -3,6 +3,12 @@
 _DOI = "https://doi.org/"
 
 REFERENCES: dict[str, tuple[str, str]] = {
+    "alaverdyan2020": (
+        "Alaverdyan Z, Jung J, Bouet R, Lartizien C. Regularized siamese neural network for "
+        "unsupervised outlier detection on brain multiparametric magnetic resonance imaging: "
+        "application to epilepsy lesion screening. Medical Image Analysis 2020;60:101618.",
+        _DOI + "10.1016/j.media.2019.101618",
+    ),
     "avants2008": (
         "Avants BB, Epstein CL, Grossman M, Gee JC. Symmetric diffeomorphic image registration "
         "with cross-correlation: evaluating automated labeling of elderly and neurodegenerative "
@@ -169,6 +175,12 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Learning Representations 2015.",
         "https://arxiv.org/abs/1412.6980",
     ),
+    "kascenas2022": (
+        "Kascenas A, Pugeault N, O'Neil AQ. Denoising autoencoders for unsupervised anomaly "
+        "detection in brain MRI. Medical Imaging with Deep Learning (MIDL) 2022, PMLR "
+        "172:653–664.",
+        "https://proceedings.mlr.press/v172/kascenas22a.html",
+    ),
     "klingenberg2021": (
         "Klingenberg M, Stark D, Eitel F, Ritter K. MRI image registration considerably improves "
         "CNN-based disease classification. Machine Learning in Clinical Neuroimaging, LNCS "
@@ -195,6 +207,12 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Montavon G, Binder A, Lapuschkin S, Samek W, Müller KR. Layer-wise relevance propagation: "
         "an overview. Explainable AI, Lecture Notes in Computer Science 2019;11700:193–209.",
         _DOI + "10.1007/978-3-030-28954-6_10",
+    ),
+    "munozramirez2021": (
+        "Muñoz-Ramírez V, Pinon N, Forbes F, Lartizien C, Dojat M. Patch vs. global image-based "
+        "unsupervised anomaly detection in MR brain scans of early Parkinsonian patients. Machine "
+        "Learning in Clinical Neuroimaging (MLCN) 2021, LNCS 13001:34–43.",
+        _DOI + "10.1007/978-3-030-87586-2_4",
     ),
     "nazari2021": (
         "Nazari M, Kluge A, Apostolova I, et al. Data-driven identification of diagnostically "

@@ -7,7 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from bidsapp.report import analytics, cohort, heatmaps, notes, performance, statistics, wording
+from bidsapp.report import (
+    analytics,
+    anomaly,
+    cohort,
+    heatmaps,
+    notes,
+    performance,
+    statistics,
+    wording,
+)
 from bidsapp.report.baselines import TESTED, Beside, beside
 from bidsapp.report.current import Current
 from bidsapp.report.division import division
@@ -53,6 +62,8 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
     shelf = Shelf(Path(output_dir))
     models = _models(shelf)
     chosen = model or (models[0] if models else None)
+    if chosen and anomaly.is_anomaly(shelf, chosen):
+        return anomaly.anomaly_page(shelf, chosen, [one for one in models if one != chosen])
     log = shelf.log("group")
     recipe = notes.recipe(shelf, log, chosen)
     setting = recipe.get("cohort") or {}

@@ -8,12 +8,16 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from bidsapp.report import methods_anomaly
 from bidsapp.report.citations import REFERENCES
 from bidsapp.report.wording import count, listing, number
 from models.attribution import OF_REGIONS
 from pipelines.choices import DRAWS, SHARED_TOP
 
-STAGES = ("preprocessing", "network", "baselines", "attribution", "analytics", "statistics")
+STAGES = (
+    *("preprocessing", "network", "baselines", "attribution", "analytics", "statistics"),
+    "anomaly",
+)
 _CITE = re.compile(r" ?\[(@[a-z0-9]+(?:; @[a-z0-9]+)*)\]")
 
 
@@ -98,7 +102,10 @@ def methods_text(
         "attribution": ("Heatmaps", _attribution),
         "analytics": ("Regions", _analytics),
         "statistics": ("Statistics", _statistics),
+        "anomaly": ("Anomaly detection", methods_anomaly.anomaly),
     }
+    if recipe.get("autoencoder"):  # it neither classifies nor explains
+        writers = {key: writers[key] for key in ("preprocessing", "anomaly")}
     known = {name: text for name, text in versions.items() if text and text != "not installed"}
     happened = [writers[key] for key in writers if key in stages]
     texts = [(title, writer(recipe, known)) for title, writer in happened]
@@ -120,6 +127,8 @@ def _version(versions: Mapping[str, str], name: str) -> str:
 def _preprocessing(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     table = recipe.get("preprocessing") or {}
     modality = (recipe.get("input") or {}).get("modality")
+    if table and modality == "dwimap":
+        return methods_anomaly.maps_taken(recipe)
     if not table or modality not in (None, "T1w"):
         return ""
     return _sentences(
@@ -357,43 +366,17 @@ def _split(training: Mapping[str, Any]) -> str | None:
     folds, repeats = training.get("folds"), training.get("repeats") or 1
     people = "All images of one person lay on the same side of every split."
     if training.get("split") == "holdout":  # every recipe has a test_share, used or not
-        share, number = training.get("test_share"), training.get("test_people")
+        share = training.get("test_share")
         size = f" ({100 * share:.0f} % of them)" if share else ""
-        size = f" ({number} people)" if number else size
-        held = f"Performance was measured in people held out for testing{size}. {people}"
-        return _sentences(held, *_divided(training))
+        return f"Performance was measured in people held out for testing{size}. {people}"
     if not folds:
         return None
     again = f", repeated {repeats} times," if repeats > 1 else ""
-    return _sentences(
+    return (
         f"Performance was measured by {folds}-fold cross-validation{again} stratified by class. "
         f"{people} Every prediction comes from networks that had not seen the person, neither in "
-        "training nor in validation.",
-        *_divided(training),
+        "training nor in validation."
     )
-
-
-def _divided(training: Mapping[str, Any]) -> list[str]:
-    """Sentences about strata, balance, runs and the threshold, where the recipe has them."""
-    balance, said = training.get("balance") or {}, []
-    strata = [str(one).partition(":")[0] for one in training.get("stratify") or []]
-    if strata:
-        said.append(f"Within the classes, all parts have their share of {listing(strata)}.")
-    if balance.get("column"):
-        cells = [str(one).partition(":")[0] for one in balance.get("within") or []]
-        within = f" within bins of {listing(cells)}" if cells else ""
-        said.append(
-            f"In each division, people were left out at random so that {balance['column']} was "
-            f"balanced in each class{within}."
-        )
-    if (training.get("runs") or 1) > 1:
-        said.append(f"Each division was trained on {training['runs']} times with other seeds.")
-    if training.get("threshold") == "validation":
-        said.append(
-            "The threshold of each network is that with the best balanced accuracy on its "
-            "validation people."
-        )
-    return said
 
 
 def _harmonised(recipe: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bidsapp.report import heatmaps, notes, performance, wording
+from bidsapp.report import anomaly, heatmaps, notes, performance, wording
 from bidsapp.report.current import Current, only_current
 from bidsapp.report.methods import methods_text
 from bidsapp.report.page import HEATMAPS, Statement, Table, write
@@ -80,6 +80,7 @@ def participant_page(output_dir: Path, participant: str) -> Path:
     row = _identity(shelf, label)
     scans = _scans(shelf, label)
     maps = _heatmaps(shelf, label)
+    anomalies = anomaly.person_anomalies(shelf, label)
     answers = _answers(shelf, label)
     recipe = notes.recipe(shelf, log, answers[0][0]["model"] if answers else None)
     predictions = [
@@ -104,6 +105,8 @@ def participant_page(output_dir: Path, participant: str) -> Path:
         scans=scans,
         predictions=predictions,
         heatmaps=maps,
+        anomalies=anomalies,
+        anomaly_caution=anomaly.CAUTION,
         has_group=(shelf.root / "group.html").is_file(),
         notes=found,
         troubles=shelf.troubles,

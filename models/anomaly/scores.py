@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+MEASURES = ("error", "z")
+FLOOR = 0.1  # quantile of the standard deviations that smaller ones are raised to
 HALVINGS = 50  # random halves of the people, for the threshold that is fixed on others
 
 
@@ -39,12 +41,16 @@ class Normal:
     mean, sd : (voxels,) float32 array
         Over the training controls, per voxel of the brain; NaN where nobody is scored.
     threshold : float
-        The quantile of all their errors above which a voxel is abnormal.
+        The quantile of all their errors, or z, above which a voxel is abnormal.
+    measure : {"error", "z"}
+        What the threshold is on. Of errors, most above it lie where everybody is hard to give
+        back, such as at borders; z asks who is harder to give back than others at that place.
     """
 
     mean: np.ndarray
     sd: np.ndarray
     threshold: float
+    measure: str = "error"
 
     def z(self, error: np.ndarray) -> np.ndarray:
         """Errors (..., voxels) in standard deviations from the training controls' mean.
@@ -52,15 +58,15 @@ class Normal:
         The smallest tenth of the deviations is raised to its upper end: a voxel where the
         controls happen to agree would otherwise be abnormal in everybody.
         """
-        floor = np.nanquantile(self.sd, 0.1)
-        return (error - self.mean) / np.maximum(self.sd, floor)
+        return (error - self.mean) / np.maximum(self.sd, np.nanquantile(self.sd, FLOOR))
 
     def abnormal(self, error: np.ndarray) -> np.ndarray:
-        """Bool: whether errors are above the threshold; False where they are NaN."""
-        return np.nan_to_num(error, nan=-np.inf) > self.threshold
+        """Bool: whether errors, or their z, are above the threshold; False where they are NaN."""
+        measured = error if self.measure == "error" else self.z(error)
+        return np.nan_to_num(measured, nan=-np.inf) > self.threshold
 
 
-def normal_errors(errors: Iterable[np.ndarray], quantile: float) -> Normal:
+def normal_errors(errors: Iterable[np.ndarray], quantile: float, measure: str = "error") -> Normal:
     """Learn from the training controls' errors what is normal.
 
     Parameters
@@ -69,14 +75,29 @@ def normal_errors(errors: Iterable[np.ndarray], quantile: float) -> Normal:
         Joint errors of two controls or more.
     quantile : float
         Of the errors of all of them together, such as 0.98.
+    measure : {"error", "z"}
+        What the quantile is of. The z of a training control are by mean and standard deviation of
+        the others: by its own, too, they would be too small, and left-out people alarm too often.
     """
     stacked = np.stack([np.asarray(one, np.float32) for one in errors])
-    if len(stacked) < 2:
-        raise ValueError("a spread needs two controls or more")
+    if len(stacked) < (2 if measure == "error" else 3):
+        raise ValueError("a spread needs two controls or more, a z of the others three")
     finite = np.isfinite(stacked).all(0)
     mean = np.where(finite, stacked.mean(0), np.nan).astype(np.float32)
     sd = np.where(finite, stacked.std(0, ddof=1), np.nan).astype(np.float32)
-    return Normal(mean, sd, float(np.quantile(stacked[:, finite], quantile)))
+    known = stacked[:, finite] if measure == "error" else _others_z(stacked[:, finite])
+    return Normal(mean, sd, float(np.quantile(known, quantile)), measure)
+
+
+def _others_z(errors: np.ndarray) -> np.ndarray:
+    """The z of each of (people, voxels) by mean and standard deviation of all others."""
+    n = len(errors)
+    mean, variance = errors.mean(0), errors.var(0, ddof=1)
+    away = errors - mean
+    rest = ((n - 1) * variance - n / (n - 1) * away**2) / (n - 2)
+    sd = np.sqrt(np.maximum(rest, 0))
+    floor = np.quantile(sd, FLOOR, axis=1, keepdims=True)
+    return n / (n - 1) * away / np.maximum(sd, np.maximum(floor, np.finfo(np.float32).tiny))
 
 
 def abnormal_percent(
@@ -202,3 +223,47 @@ def over_splits(values: Sequence[float]) -> tuple[float, float]:
     if not len(known):
         return float("nan"), float("nan")
     return float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class PersonMaps:
+    """One person, mean over splits; vectors of the brain's voxels, NaN where not scored.
+
+    Parameters
+    ----------
+    reconstruction, absolute : (C, voxels) float32 array
+        And the absolute error of each channel.
+    error, z : (voxels,) float32 array
+        Joint error, and the same against the training controls.
+    abnormal : (voxels,) bool array
+        Above the threshold in more than half of the splits.
+    """
+
+    reconstruction: np.ndarray
+    absolute: np.ndarray
+    error: np.ndarray
+    z: np.ndarray
+    abnormal: np.ndarray
+
+    @classmethod
+    def over(cls, image: np.ndarray, splits: Iterable[tuple[np.ndarray, Normal]]) -> "PersonMaps":
+        """Average over the (reconstruction, normal) of splits that did not train on the person.
+
+        Parameters
+        ----------
+        image : (C, voxels) array
+        splits : iterable of ((C, voxels) array, Normal)
+        """
+        sums: list[np.ndarray] = []
+        count = 0
+        for found, normal in splits:
+            error = joint_error(image, found)
+            absolute = np.abs(image.astype(np.float32) - found.astype(np.float32))
+            one = [found.astype(np.float32), absolute, error, normal.z(error)]
+            one.append(normal.abnormal(error).astype(np.float32))
+            sums = [a + b for a, b in zip(sums, one, strict=True)] if sums else one
+            count += 1
+        if not count:
+            raise ValueError("no split may judge this person")
+        reconstruction, absolute, error, z, share = (total / count for total in sums)
+        return cls(reconstruction, absolute, error, z, share > 0.5)

@@ -41,6 +41,11 @@ class Modality:
         Whether scans come with the lesion mask that the dataset has of them.
     channels : int
         Of ``volume``.
+    parameters : tuple of str
+        What the channels are called in the names of their maps (``param-``), where there are
+        several.
+    names : str
+        Pattern of the file names of its scans, where the suffix does not tell them.
     """
 
     suffix: str
@@ -52,6 +57,8 @@ class Modality:
     needs_t1w: bool = False
     uses_lesions: bool = False
     channels: int = 1
+    parameters: tuple[str, ...] = ()
+    names: str = "*"
 
     def is_done(self, output_dir: Path, scan: Scan, options: Any) -> bool:
         """Whether the derivatives of this very scan with these options are all there."""

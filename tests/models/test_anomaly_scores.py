@@ -41,6 +41,27 @@ def test_normal_errors_and_what_is_abnormal():
         scores.normal_errors(errors[:1], 0.9)
 
 
+def test_z_of_training_controls_are_by_the_others():
+    rng = np.random.default_rng(0)
+    errors = rng.gamma(2.0, size=(7, 400)).astype(np.float32) * rng.uniform(0.5, 4, 400)
+    slow = []
+    for one in range(7):
+        rest = np.delete(errors, one, 0)
+        sd = rest.std(0, ddof=1)
+        slow.append((errors[one] - rest.mean(0)) / np.maximum(sd, np.quantile(sd, 0.1)))
+    normal = scores.normal_errors(errors, 0.95, "z")
+    assert normal.threshold == pytest.approx(np.quantile(slow, 0.95), rel=1e-4)
+    assert np.array_equal(normal.abnormal(errors[2]), normal.z(errors[2]) > normal.threshold)
+    # What the quantile promises holds for people who were not asked.
+    scale = rng.uniform(0.5, 4, 20_000)
+    known = rng.gamma(2.0, size=(20, 20_000)) * scale
+    new = rng.gamma(2.0, size=(40, 20_000)) * scale
+    normal = scores.normal_errors(known, 0.95, "z")
+    assert normal.abnormal(new).mean() == pytest.approx(0.05, abs=0.01)
+    with pytest.raises(ValueError, match="three"):
+        scores.normal_errors(errors[:2], 0.9, "z")
+
+
 def test_percentages_count_scored_voxels_only():
     abnormal = np.array([1, 1, 0, 0, 1, 0], bool)
     scored = np.array([1, 1, 1, 1, 0, 0], bool)
