@@ -174,7 +174,7 @@ class ListRecipes(argparse.Action):
         from importlib import resources
 
         folder = resources.files("bidsapp") / "recipes"
-        for file in sorted(folder.iterdir(), key=lambda f: f.name):
+        for file in sorted(folder.iterdir(), key=lambda f: f.name.removesuffix(".toml")):
             if file.name.endswith(".toml"):
                 recipe = tomllib.loads(file.read_text())
                 sys.stdout.write(f"{recipe['name']:<12} {recipe['description']}\n")

@@ -44,7 +44,7 @@ def test_shipped_recipes_say_what_they_are(name):
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.description.endswith(".")
-    assert recipe.attribution
+    assert recipe.attribution or recipe.autoencoder
     assert recipe.preprocessing.network_grid is GRIDS[recipe.preprocessing.grid]
 
 
