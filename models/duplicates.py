@@ -6,7 +6,7 @@ doi:10.1038/s41598-021-01681-w). Equal voxels are found by their hashes. Scans t
 correlation of thumbnails. All brains are alike, so each thumbnail is taken less the mean of the
 cohort, and what is compared is what sets a brain apart from the others.
 
-Measured on 21 scans of 19 people of six scanners, registered affinely: the second scans of two
+Measured on 21 scans of 19 people, registered affinely: the second scans of two
 people correlate with the first ones by .65 to .72 (203 days apart in one of them), scans of
 different people by .36 at most and -.06 on average, at 2 and at 3 mm. Without taking the mean
 away, different people reach .85; without a common scale of intensity (each image over its maximum)
