@@ -59,6 +59,7 @@ def write_group_quality(
     if not tables:
         return
     cohort = pd.concat([read_table(path) for path in tables], ignore_index=True)
+    cohort = cohort[sorted(cohort, key=lambda name: name == "flags")]  # the words last
     write_table(output_dir / "group/qc.tsv", cohort)
     several = "registration" in cohort and cohort["registration"].nunique() > 1
     own = cohort[cohort["registration"] == registration] if several else cohort

@@ -75,6 +75,7 @@ def test_what_needs_a_common_space_is_left_out_and_said(unregistered):
     assert (out / "group/model-tiny_desc-oof_predictions.tsv").exists()
     page = (out / "group.html").read_text()
     assert "Not computed: Mean heatmaps" in page
+    assert "There can be none" in page
     card = json.loads((out / "models/model-tiny/model-tiny_modelcard.json").read_text())
     assert card["Space"] == "individual"
     assert card["NotComputed"]
@@ -83,6 +84,7 @@ def test_what_needs_a_common_space_is_left_out_and_said(unregistered):
 def test_variants_lie_side_by_side(unregistered):
     _, out, _ = unregistered
     quality = read_table(out / "group/qc.tsv")
+    assert list(quality)[-2:] == ["brain_outside_percent", "flags"]
     assert sorted(quality["registration"]) == ["linear", *["none"] * 5]
     assert (out / "group/figures/qcregistrations.png").exists()
     for how in ("Linear", "None"):
