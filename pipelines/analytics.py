@@ -175,7 +175,7 @@ class Ranked:
     def rank(self, metric: str, members: np.ndarray, controls: np.ndarray | None) -> pd.DataFrame:
         """One ranking with intervals; see `models.rankings.ranking`."""
         return ranking(
-            self.absolute if metric == "absolute" else self.cube,
+            self.absolute if self._of_magnitudes(metric) else self.cube,
             _METRICS[metric],
             members,
             controls,
@@ -185,6 +185,10 @@ class Ranked:
             draws=DRAWS,
             seed=self.seed,
         )
+
+    def _of_magnitudes(self, metric: str) -> bool:
+        """Whether absolute relevance is summed: sums of both signs near zero have no gain."""
+        return metric == "absolute" or (metric == "gain" and self.signed)
 
     def table(self, sheet: Sheet) -> pd.DataFrame:
         """All rankings below each other, with their metric and group."""
@@ -238,7 +242,8 @@ def _ranking_facts(ranked: Ranked) -> dict[str, Any]:
             "sum": "mean sum of relevance over the region",
             "absolute": "mean sum of absolute relevance over the region",
             "density": "mean relevance per voxel",
-            "gain": "mean sum over the controls' mean sum; of TP over that of TN",
+            "gain": "mean sum over the controls' mean sum; of TP over that of TN"
+            + "; of absolute relevance, as there are both signs" * ranked.signed,
         },
     }
 
@@ -405,7 +410,8 @@ def training_distances(sheet: Sheet, means: Mapping[str, np.ndarray]) -> pd.Data
         maps = maps[np.isfinite(maps).all(axis=1)]
         found = sheet.attempt(f"distance between trainings, {name}", _apart, maps)
         if found is not None:
-            rows.append({"outcome": name, **vars(found)})
+            # With few trainings, Student's interval reaches below what a distance can be.
+            rows.append({"outcome": name, **vars(found), "low": float(np.maximum(found.low, 0))})
     return pd.DataFrame(rows, columns=DISTANCES)
 
 

@@ -149,7 +149,7 @@ class CompareMethods(SimpleInterface):
             "Methods": dict(zip(given.names, given.methods, strict=True)),
             "Top": SHARED_TOP,
             "Intervals": "95 %, Student's t over trainings; delete-one jackknife for their pairs; "
-            "of shares cut at 0 and 1",
+            "of shares cut at 0 and 1, of distances at 0",
         }
         sheet = Sheet(Path(runtime.cwd), names, "", facts)
         cubes = {

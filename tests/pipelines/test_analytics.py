@@ -240,6 +240,18 @@ def test_signed_maps_are_ranked_by_magnitude_and_absolute_sums_are_given(world, 
     assert (np.diff(plain_sums["value"].abs()) <= 1e-9).all()
 
 
+def test_signed_maps_have_a_gain_of_magnitudes(world, signed):
+    """Sums of both signs may cancel, and a ratio to nearly nothing would head the ranking."""
+    ending = "method-signed_atlas-Toy_desc-ranking_heatmap.tsv"
+    found = table(signed, ending)
+    gains = found[(found["metric"] == "gain") & (found["group"] == "AD")].set_index("name")
+    sums = np.abs(world.maps["signed"])[:, :, region("R1_L")].sum(axis=2)
+    expected = np.mean([one[PATIENT].mean() / one[~PATIENT].mean() for one in sums])
+    assert gains.loc["R1_L", "value"] == pytest.approx(expected, rel=1e-5)
+    assert (gains["value"].dropna() >= 0).all()
+    assert "both signs" in sidecar(signed, ending)["Metrics"]["gain"]
+
+
 # --- maps ----------------------------------------------------------------------------------------
 
 
