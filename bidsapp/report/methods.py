@@ -366,17 +366,43 @@ def _split(training: Mapping[str, Any]) -> str | None:
     folds, repeats = training.get("folds"), training.get("repeats") or 1
     people = "All images of one person lay on the same side of every split."
     if training.get("split") == "holdout":  # every recipe has a test_share, used or not
-        share = training.get("test_share")
+        share, number = training.get("test_share"), training.get("test_people")
         size = f" ({100 * share:.0f} % of them)" if share else ""
-        return f"Performance was measured in people held out for testing{size}. {people}"
+        size = f" ({number} people)" if number else size
+        held = f"Performance was measured in people held out for testing{size}. {people}"
+        return _sentences(held, *_divided(training))
     if not folds:
         return None
     again = f", repeated {repeats} times," if repeats > 1 else ""
-    return (
+    return _sentences(
         f"Performance was measured by {folds}-fold cross-validation{again} stratified by class. "
         f"{people} Every prediction comes from networks that had not seen the person, neither in "
-        "training nor in validation."
+        "training nor in validation.",
+        *_divided(training),
     )
+
+
+def _divided(training: Mapping[str, Any]) -> list[str]:
+    """Sentences about strata, balance, runs and the threshold, where the recipe has them."""
+    balance, said = training.get("balance") or {}, []
+    strata = [str(one).partition(":")[0] for one in training.get("stratify") or []]
+    if strata:
+        said.append(f"Within the classes, all parts have their share of {listing(strata)}.")
+    if balance.get("column"):
+        cells = [str(one).partition(":")[0] for one in balance.get("within") or []]
+        within = f" within bins of {listing(cells)}" if cells else ""
+        said.append(
+            f"In each division, people were left out at random so that {balance['column']} was "
+            f"balanced in each class{within}."
+        )
+    if (training.get("runs") or 1) > 1:
+        said.append(f"Each division was trained on {training['runs']} times with other seeds.")
+    if training.get("threshold") == "validation":
+        said.append(
+            "The threshold of each network is that with the best balanced accuracy on its "
+            "validation people."
+        )
+    return said
 
 
 def _harmonised(recipe: Mapping[str, Any]) -> str | None:

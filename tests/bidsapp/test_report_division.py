@@ -5,6 +5,7 @@ import json
 import pandas as pd
 
 from bidsapp.report.division import division
+from bidsapp.report.methods import methods_text
 from bidsapp.report.performance import measures, repeats_table, spread, verdict
 from bidsapp.report.shelf import Shelf
 from pipelines.derivatives import write_table
@@ -123,3 +124,22 @@ def test_an_interval_that_covers_chance_is_said_so():
     assert "chance is 50\u00a0%, which the interval covers" in verdict(found, "95 % CI")
     found = measures(pd.DataFrame([row | {"ci_low": 0.55}]), people)
     assert "which the interval covers" not in verdict(found, "95 % CI")
+
+
+def test_the_methods_text_tells_how_people_were_divided():
+    training = {
+        "folds": 5,
+        "runs": 3,
+        "stratify": ["sex", "age:5"],
+        "balance": {"column": "sex", "within": ["age:5"]},
+        "threshold": "validation",
+    }
+    said = str(methods_text({"training": training, "network": {"name": "demo"}}, {}))
+    assert "all parts have their share of sex and age" in said
+    assert "sex was balanced in each class within bins of age" in said
+    assert "Each division was trained on 3 times with other seeds" in said
+    assert "best balanced accuracy on its validation people" in said
+    held = {"split": "holdout", "test_share": 0.2, "test_people": 60}
+    said = str(methods_text({"training": held, "network": {"name": "demo"}}, {}))
+    assert "held out for testing (60 people)" in said
+    assert "other seeds" not in said
