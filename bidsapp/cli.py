@@ -141,6 +141,8 @@ def _resources(root: Parser) -> None:
                        help="auto, cpu, cuda, cuda:N or mps (default: auto)")  # fmt: skip
     group.add_argument("--n-gpus", type=_positive, metavar="N",
                        help="GPUs to use side by side (default: all with cuda)")  # fmt: skip
+    group.add_argument("--gpus-per-fold", type=_positive, default=1, metavar="N",
+                       help="GPUs that train a fold together (default: 1)")  # fmt: skip
     group.add_argument("--use-plugin", type=Path, metavar="FILE",
                        help='JSON: {"plugin": "SLURM", "plugin_args": {...}}')  # fmt: skip
 
@@ -277,7 +279,8 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
         derivatives=_pairs(options.derivatives, "--derivatives", "PATH"),
         model=options.model,
         device=device,
-        gpus=machine.gpu_count(device, options.n_gpus),
+        gpus=machine.gpu_count(device, options.n_gpus, options.gpus_per_fold),
+        gpus_per_fold=options.gpus_per_fold,
         nprocs=options.nprocs or machine.cpu_count(),
         omp_nthreads=options.omp_nthreads,
         memory_gb=options.mem or 0.9 * machine.memory_gb(),

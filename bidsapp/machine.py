@@ -65,8 +65,10 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def gpu_count(device: str, wanted: int | None) -> int:
+def gpu_count(device: str, wanted: int | None, together: int = 1) -> int:
     """GPUs that a run uses side by side: those that torch sees, or as many of them as asked for.
+
+    ``together`` of them train one fold.
 
     Raises
     ------
@@ -83,4 +85,10 @@ def gpu_count(device: str, wanted: int | None) -> int:
             f"--n-gpus {wanted}: with --device {device}, this run has {there}; give --device cuda, "
             "or a smaller number"
         )
-    return there if wanted is None else wanted
+    found = there if wanted is None else wanted
+    if together > max(found, 1):
+        raise InputError(
+            f"--gpus-per-fold {together}: this run has {found} GPUs; give --device cuda, or a "
+            "smaller number"
+        )
+    return found

@@ -493,6 +493,7 @@ def _group_workflow(
         output_dir=settings.output_dir,
         work_dir=nodes_dir(settings),
         device=settings.device,
+        processes=settings.gpus_per_fold,
         force=settings.force,
     )
 
@@ -665,6 +666,7 @@ def execute(workflow: pe.Workflow, settings: Settings, title: str) -> list[Failu
             nprocs=settings.nprocs,
             memory_gb=settings.memory_gb,
             gpus=settings.gpus,
+            gpus_each=settings.gpus_per_fold,
             plugin=settings.plugin,
             plugin_args=dict(settings.plugin_args) or None,
             stop_on_first_crash=settings.stop_on_first_crash,

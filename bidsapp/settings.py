@@ -347,6 +347,7 @@ class Settings:
     explain: bool = True  # with a stored model, at participant level
     device: str = "cpu"
     gpus: int = 0
+    gpus_per_fold: int = 1
     nprocs: int = 1
     omp_nthreads: int = 1
     memory_gb: float = 4.0

@@ -9,8 +9,8 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def leased(folder: Path, gpus: int) -> Iterator[str]:
-    """Lease one of the machine's GPUs, waiting for one to come free.
+def leased(folder: Path, gpus: int, each: int = 1) -> Iterator[str]:
+    """Lease one of the machine's GPUs, or ``each`` in a row, waiting for one to come free.
 
     A lease is a locked file, so that of a process that was killed ends with it.
 
@@ -20,18 +20,20 @@ def leased(folder: Path, gpus: int) -> Iterator[str]:
         Of the locks; one for all processes of a run.
     gpus : int
         GPUs of the run: cuda:0 and so on.
+    each : int
+        GPUs of a lease.
 
     Yields
     ------
     str
-        ``cuda:N``.
+        ``cuda:N``, the first of them.
     """
-    locks = [FileLock(folder / f"cuda-{number}.lock") for number in range(gpus)]
-    number = _first_free(locks)
+    locks = [FileLock(folder / f"cuda-{number}.lock") for number in range(0, gpus - each + 1, each)]
+    place = _first_free(locks)
     try:
-        yield f"cuda:{number}"
+        yield f"cuda:{place * each}"
     finally:
-        locks[number].release()
+        locks[place].release()
 
 
 def _first_free(locks: list[FileLock]) -> int:

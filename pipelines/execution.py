@@ -35,7 +35,9 @@ class Resources:
     memory_gb : float
         For all of them; nodes wait when theirs does not fit.
     gpus : int
-        Nodes on a GPU at the same time.
+        GPUs of the run, each lent to one node at a time.
+    gpus_each : int
+        GPUs that are lent together.
     plugin, plugin_args : str, dict
         Another nipype plugin than MultiProc (``--use-plugin``).
     stop_on_first_crash : bool
@@ -44,6 +46,7 @@ class Resources:
     nprocs: int = 1
     memory_gb: float = 4.0
     gpus: int = 0
+    gpus_each: int = 1
     plugin: str = "MultiProc"
     plugin_args: dict[str, Any] | None = None
     stop_on_first_crash: bool = False
@@ -87,7 +90,8 @@ class SurvivingPool(MultiProcPlugin):
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args)
         self._locks = Path(tempfile.mkdtemp(prefix="brainwhy-gpus-"))
-        self._gpus = (self._locks, self.plugin_args.get("n_gpu_procs", 0))
+        each = self.plugin_args.get("gpus_each", 1)
+        self._gpus = (self._locks, each * self.plugin_args.get("n_gpu_procs", 0), each)
         self._jobs: dict[int, tuple[Any, ...]] = {}
         self._again = ThreadPoolExecutor(max_workers=1)
         self._tried_again: set[int] = set()
@@ -150,12 +154,14 @@ class SurvivingPool(MultiProcPlugin):
         shutil.rmtree(self._locks, ignore_errors=True)
 
 
-def _run_node(level: int, node: Any, updatehash: bool, taskid: int, locks: Path, gpus: int) -> Any:
+def _run_node(
+    level: int, node: Any, updatehash: bool, taskid: int, locks: Path, gpus: int, each: int
+) -> Any:
     """Run a node in a worker, as talkative as the main process."""
     logging.getLogger("nipype.workflow").setLevel(level)
-    if gpus < 2 or getattr(node.inputs, "device", None) != "cuda":
+    if gpus <= each or getattr(node.inputs, "device", None) != "cuda":
         return run_node(node, updatehash, taskid)
-    with leased(locks, gpus) as device:
+    with leased(locks, gpus, each) as device:
         node.inputs.device = device  # is no part of the node's hash
         return run_node(node, updatehash, taskid)
 
@@ -205,7 +211,8 @@ def _run(workflow: pe.Workflow, resources: Resources, progress: Callable[..., No
             {
                 "n_procs": resources.nprocs,
                 "memory_gb": resources.memory_gb,
-                "n_gpu_procs": resources.gpus,
+                "n_gpu_procs": resources.gpus // resources.gpus_each,
+                "gpus_each": resources.gpus_each,
                 "raise_insufficient": False,
                 "mp_context": "forkserver",
             }

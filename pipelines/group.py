@@ -138,6 +138,7 @@ def init_group_wf(
     output_dir: Path,
     work_dir: Path,
     device: str = "cpu",
+    processes: int = 1,
     force: bool = False,
 ) -> pe.Workflow:
     """Classify, explain out of fold, aggregate and test.
@@ -151,8 +152,11 @@ def init_group_wf(
     splits : sequence of Split
     card : mapping
         See :meth:`Study.card`.
+    processes : int
+        That train a fold together, each on a GPU of its own.
     """
-    plan = _Plan(study, cohort, [asdict(split) for split in splits], output_dir, device)
+    folds = [asdict(split) for split in splits]
+    plan = _Plan(study, cohort, folds, output_dir, device, processes)
     pack, train, predict = plan.classification(card, force=force)
     explain, summarise, stacks = plan.explanation()
     analyse, compare = plan.analytics()
@@ -266,6 +270,7 @@ class _Plan:
     folds: list[dict[str, Any]]
     output_dir: Path
     device: str
+    processes: int = 1
 
     @property
     def _gpu(self) -> dict[str, Any]:
@@ -328,11 +333,13 @@ class _Plan:
                 stored=str(self.output_dir),
                 force=force,
                 harmonised=self._harmonised,
+                processes=self.processes,
                 **self._gpu,
             ),
             iterfield=["split", "transfer", *self._maps],
             name="train",
             mem_gb=3,
+            n_procs=self.processes,
         )
         train.inputs.split = self.folds
         train.inputs.transfer = study.starts.folds if study.starts else [{} for _ in self.folds]

@@ -13,6 +13,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 from tqdm import tqdm
@@ -149,6 +150,7 @@ class TrainFoldInputSpec(BaseInterfaceInputSpec):
     harmonised = traits.Dict({}, usedefault=True, desc="how the maps were made: site, options")
     stored = traits.Str("", usedefault=True, desc="output folder that may hold this very fold")
     force = traits.Bool(False, usedefault=True)
+    processes = traits.Int(1, usedefault=True, nohash=True, desc="that train the fold together")
     device = traits.Str("cpu", usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
@@ -274,16 +276,62 @@ class TrainFold(SimpleInterface):
         table: dict[str, Any],
         options: dict[str, Any],
     ) -> tuple[list[dict[str, float]], Any]:
-        """Train one network; ``table`` and ``options`` are the recipe's network and protocol."""
+        """Train one network, here or by several processes, and read what it took."""
+        from models.training.augmentation import Augmentation
+        from models.training.protocol import Protocol
+        from pipelines.together import devices_of, train_together
+
+        call: dict[str, Any] = {
+            "weights": str(files["weights"]),
+            "history": str(files["history"]),
+            "checkpoint": str(files["weights"].with_name(f"checkpoint-{checkpoint}.pt")),
+            "this": this,
+            "table": table,
+            "options": options,
+        }
+        if self.inputs.processes == 1:
+            self.train_here(**call)
+        else:
+            inputs = {k: v for k, v in self.inputs.get().items() if isdefined(v)}
+            devices = devices_of(self.inputs.device, self.inputs.processes)
+            job = files["weights"].with_name(f"job-{checkpoint}.json")
+            train_together(inputs, call, job, devices)
+        history: Any = read_table(files["history"]).to_dict("records")
+        augmentation = Augmentation(**options.get("augmentation", {}))
+        return history, Protocol(**options | {"augmentation": augmentation})
+
+    def train_here(
+        self,
+        weights: str,
+        history: str,
+        checkpoint: str,
+        this: str,
+        table: dict[str, Any],
+        options: dict[str, Any],
+    ) -> None:
+        """Train one network in this process, which may be one of several.
+
+        Parameters
+        ----------
+        weights, history, checkpoint : str
+            Files to write; by the first process only.
+        this : str
+            Fingerprint of the fold.
+        table, options : dict
+            The recipe's network and protocol.
+        """
         import torch
 
         from models.training.augmentation import Augmentation
         from models.training.loop import train
         from models.training.protocol import Protocol
+        from models.training.ranks import Ranks
+        from models.training.splits import Split
         from models.volumes import open_cache
         from pipelines.stored_models import new_network, save_weights
         from pipelines.transfer import check_images, start
 
+        split = Split(**self.inputs.split)
         cohort, cache = read_cohort(self.inputs.cohort), open_cache(Path(self.inputs.cache))
         sides = sides_of(cohort, split)
         seed = self.inputs.seed + split.number
@@ -293,17 +341,17 @@ class TrainFold(SimpleInterface):
         tested = rows_of(cohort, split.people("test"), "test")
         check_images(self.inputs.transfer, {names[i]: cache.image_hashes[i] for i in tested})
         start(network, self.inputs.transfer)
-        protocol = Protocol(augmentation=Augmentation(**options.pop("augmentation", {})), **options)
-        history = train(
+        augmentation = Augmentation(**options.get("augmentation", {}))
+        rows = train(
             network,
             self._seen(cache, cohort),
             cohort["positive"].to_numpy(bool),
             train_rows=sides["train"],
             validation_rows=sides["validation"],
-            protocol=protocol,
+            protocol=Protocol(**options | {"augmentation": augmentation}),
             seed=seed,
             device=self.inputs.device,
-            checkpoint=files["weights"].with_name(f"checkpoint-{checkpoint}.pt"),
+            checkpoint=Path(checkpoint),
             names=names,
             report=lambda row: log.info(
                 "fold %d, epoch %d: training loss %.3f",
@@ -312,9 +360,9 @@ class TrainFold(SimpleInterface):
                 row["train_loss"],
             ),
         )
-        write_table(files["history"], pd.DataFrame(history))
-        save_weights(network, files["weights"], this, table)
-        return history, protocol
+        if Ranks.here().rank == 0:
+            write_table(Path(history), pd.DataFrame(rows))
+            save_weights(network, Path(weights), this, table)
 
     def _scores(self, weights: Path, cohort: pd.DataFrame, cache: Any, split: Any) -> pd.DataFrame:
         """Scores of the test images, and the threshold that the validation people chose."""

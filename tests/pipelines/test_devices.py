@@ -57,6 +57,11 @@ def test_the_gpu_of_a_killed_process_is_free_again(tmp_path):
         assert device == "cuda:0"
 
 
+def test_gpus_may_be_lent_together(tmp_path):
+    with leased(tmp_path, 5, 2) as one, leased(tmp_path, 5, 2) as other:
+        assert [one, other] == ["cuda:0", "cuda:2"]  # and the fifth stays alone
+
+
 class InSpec(BaseInterfaceInputSpec):
     device = traits.Str("cuda", usedefault=True, nohash=True)
     use_gpu = traits.Bool(True, usedefault=True, nohash=True)
@@ -103,6 +108,14 @@ def test_nodes_of_a_run_get_a_gpu_of_their_own(tmp_path, gpus, device):
 def test_how_many_gpus_a_run_uses(monkeypatch, device, there, wanted, expected):
     monkeypatch.setattr("torch.cuda.device_count", lambda: there)
     assert machine.gpu_count(device, wanted) == expected
+
+
+def test_gpus_of_a_fold_must_be_there(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert machine.gpu_count("cuda", None, 4) == 4
+    assert machine.gpu_count("cpu", None, 1) == 0
+    with pytest.raises(InputError, match="--gpus-per-fold 3: this run has 2 GPUs"):
+        machine.gpu_count("cuda", 2, 3)
 
 
 @pytest.mark.parametrize(("device", "wanted"), [("cuda", 5), ("cuda:0", 2), ("cpu", 1)])

@@ -21,6 +21,7 @@ from pipelines.interfaces.attribution import check_values
 from pipelines.interfaces.networks import TrainFold
 from pipelines.interfaces.sink import SaveProducts
 from pipelines.stored_models import StoredModel, made_by, sealed
+from pipelines.together import devices_of
 
 GRID = Grid("22", (22, 22, 22), 3.0, (0.0, 0.0, 0.0))
 PEOPLE = ("01", "02", "03", "04", "05", "06")
@@ -167,6 +168,35 @@ def test_a_fold_does_not_start_from_a_network_that_knows_its_test_images(cohort,
     (tmp_path / "b").mkdir()
     with pytest.raises(InputError, match=r"sub-01 = sub-01 there, sub-02 = sub-02 there"):
         fold.run(cwd=tmp_path / "b")
+
+
+def test_two_processes_train_a_fold_as_one_does(cohort, tmp_path):
+    (tmp_path / "net.py").write_text(OWN.replace("nn.ReLU()", "nn.ELU()"))
+    network = sealed({"file": str(tmp_path / "net.py"), "outputs": 1})
+    alone = train(tmp_path / "a", cohort, tmp_path / "one", network=network)
+    both = train(tmp_path / "b", cohort, tmp_path / "two", network=network, processes=2)
+    assert alone == both  # how many processes there were decides nothing
+    one, two = (
+        load_file(tmp_path / f"{name}/models/model-m/model-m_fold-1_weights.safetensors")
+        for name in ("one", "two")
+    )
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+    files = [f"{folder}/model-m_fold-1_history.tsv" for folder in "ab"]
+    losses = [read_table(tmp_path / file)["train_loss"].iloc[0] for file in files]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert list((tmp_path / "b").glob("job-*.json"))
+
+
+def test_what_a_process_of_several_cannot_use_is_told(cohort, tmp_path):
+    table, cache = cohort
+    with pytest.raises(InputError, match="training part of this fold has one class only"):
+        train(tmp_path / "a", (table.assign(positive=True), cache), tmp_path, processes=2)
+
+
+def test_processes_get_gpus_in_a_row():
+    assert devices_of("cuda", 2) == ["cuda:0", "cuda:1"]
+    assert devices_of("cuda:4", 2) == ["cuda:4", "cuda:5"]
+    assert devices_of("cpu", 3) == ["cpu"] * 3
 
 
 def test_a_killed_fold_finds_its_checkpoint_again():

@@ -1,0 +1,84 @@
+"""One fold trained by several processes, each with a GPU of its own, through torchrun.
+
+``python -m pipelines.together JOB`` is what each process runs; :func:`train_together` starts them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.errors import InputError
+
+FOLDER = Path(__file__).parents[1]
+
+
+def devices_of(device: str, processes: int) -> list[str]:
+    """Device of each process: GPUs in a row from ``device`` on, or the CPU for all."""
+    kind, _, first = device.partition(":")
+    if kind != "cuda":
+        return [device] * processes
+    return [f"cuda:{int(first or 0) + number}" for number in range(processes)]
+
+
+def train_together(
+    inputs: Mapping[str, Any], call: Mapping[str, Any], job: Path, devices: list[str]
+) -> None:
+    """Train a network by as many processes as there are devices.
+
+    Parameters
+    ----------
+    inputs : mapping
+        Of a `TrainFold`.
+    call : mapping
+        Arguments of its training, which writes weights, history and checkpoint.
+    job : Path
+        File that tells the processes of both.
+    devices : list of str
+
+    Raises
+    ------
+    models.errors.InputError
+        What one of the processes raised as such.
+    RuntimeError
+        A process failed otherwise; its traceback is in the message.
+    """
+    job.write_text(json.dumps({"inputs": inputs, "call": call, "devices": devices}, default=str))
+    told = job.with_suffix(".error")
+    told.unlink(missing_ok=True)
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", str(len(devices)), "-m", "pipelines.together", str(job)),
+        ],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if told.exists():
+        raise InputError(told.read_text())
+    if ended.returncode:
+        raise RuntimeError(f"{len(devices)} processes on {', '.join(devices)}: {ended.stderr}")
+
+
+def main(job: Path) -> None:
+    """Train as one of the processes."""
+    from models.training.ranks import joined
+    from pipelines.interfaces.networks import TrainFold
+
+    told = json.loads(job.read_text())
+    with joined(told["devices"]) as device:
+        fold = TrainFold(**told["inputs"] | {"device": device})
+        try:
+            fold.train_here(**told["call"])
+        except InputError as error:
+            job.with_suffix(".error").write_text(str(error))
+            raise
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
