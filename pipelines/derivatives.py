@@ -181,6 +181,13 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _belongs(path: Path, model: str) -> bool:
+    """Whether a file is a model's: by its name, or a mask's by its sidecar."""
+    if "_label-anomaly_" in path.name:
+        return read_sidecar(path).get("Model") == model
+    return f"model-{model}_" in path.name
+
+
 def remove_older(output_dir: Path, model: str, before: float) -> int:
     """Remove a model's results of earlier runs, such as those of people now left out.
 
@@ -201,7 +208,7 @@ def remove_older(output_dir: Path, model: str, before: float) -> int:
         path
         for folder in places
         for path in output_dir.glob(folder)
-        if f"model-{model}_" in path.name and path.stat().st_mtime < before - CLOCK_SLACK_S
+        if _belongs(path, model) and path.stat().st_mtime < before - CLOCK_SLACK_S
     ]
     for path in older:
         path.unlink(missing_ok=True)

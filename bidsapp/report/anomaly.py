@@ -33,6 +33,7 @@ _SAME = ("ses", "mod", "model", "method")
 class PersonAnomaly:
     """One auto-encoder's findings in one image."""
 
+    model: str
     title: str
     picture: Picture | None
     facts: list[tuple[str, str]]
@@ -258,6 +259,17 @@ def _means(shelf: Shelf, model: str) -> list[Picture]:
     return [one for one in pictures if one]
 
 
+def caution(shelf: Shelf, anomalies: list[PersonAnomaly]) -> str:
+    """What to know before looking at maps: also that their models are no better than chance."""
+    poor = [
+        one
+        for one in dict.fromkeys(found.model for found in anomalies)
+        if _no_better(_scores(shelf, one, "regions"))
+    ]
+    said = [f"Model {one}: {NO_BETTER}" for one in poor]
+    return " ".join([*said, CAUTION])
+
+
 def person_anomalies(shelf: Shelf, participant: str) -> list[PersonAnomaly]:
     """What auto-encoders found in the images of one participant."""
     tables = only_current(shelf, shelf.find(f"sub-{participant}/**/*_anomalymap.tsv"))
@@ -279,6 +291,7 @@ def _person_anomaly(shelf: Shelf, found: Item, pictures: list[Item]) -> PersonAn
         ("Threshold", f"quantile {sidecar.get('ThresholdQuantile')} of the training controls"),
     ]
     return PersonAnomaly(
+        found["model"],
         title,
         shelf.picture(same, alt, caption) if same else None,
         facts,
