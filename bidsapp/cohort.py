@@ -17,7 +17,7 @@ RESERVED = frozenset(
     (
         *("session_id", "image", "positive", "train", "test", "row", "family"),
         *("label", "probability", "score", "threshold", "predicted", "outcome", "n_models"),
-        *("fold", "folds"),
+        *("fold", "folds", "lesions", "lesion_volume_ml"),
     )
 )
 

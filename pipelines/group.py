@@ -19,6 +19,7 @@ from pipelines.interfaces.analytics import AnalyseMethod, CompareMethods
 from pipelines.interfaces.attribution import ExplainFold, SummariseMethod
 from pipelines.interfaces.baselines import BaselineFeatures, BaselineFold, Baselines
 from pipelines.interfaces.harmonisation import HarmoniseFold
+from pipelines.interfaces.lesions import AnalyseLesions, CompareTransfer
 from pipelines.interfaces.networks import PackVolumes, Predictions, TrainFold
 from pipelines.interfaces.sink import SaveProducts
 from pipelines.interfaces.statistics import VoxelwiseTest
@@ -72,6 +73,8 @@ class Study:
         Column of the cohort table with the site of each image; "" without one.
     harmonisation : HarmonisationOptions
         Whether sites are taken off the images inside each fold.
+    lesions : bool
+        Whether the cohort table names everybody's lesion mask.
     """
 
     model: str
@@ -94,6 +97,7 @@ class Study:
     baselines: BaselineOptions = field(default_factory=lambda: BaselineOptions(names=()))
     site: str = ""
     harmonisation: HarmonisationOptions = field(default_factory=HarmonisationOptions)
+    lesions: bool = False
 
     @property
     def registered(self) -> bool:
@@ -249,6 +253,7 @@ def init_group_wf(
                 (analysed, save_analytics, [("out", "products")]),
             ]
         )
+        plan.beside_maps(workflow, card["Versions"])
     if study.statistics.maps and study.registered:
         workflow.connect(
             [
@@ -462,6 +467,44 @@ class _Plan:
             name="compare",
         )
         return analyse, compare
+
+    def beside_maps(self, workflow: pe.Workflow, versions: Mapping[str, str]) -> None:
+        """Lesions beside the maps, and the maps before transfer: where there is either."""
+        study = self.study
+        attributions = [dict(one) for one in study.attributions]
+        starts = study.starts.folds if study.starts else []
+        common = {
+            **self._shared,
+            "atlas": study.atlas,
+            "network": dict(study.network),
+            "seed": study.seed,
+        }
+        wanted: dict[str, Any] = {}
+        if study.lesions:
+            wanted["lesions"] = AnalyseLesions(**common)
+        if any(starts) and not study.harmonisation.wanted:
+            wanted["transfer"] = CompareTransfer(splits=self.folds, starts=starts, **common)
+        pack, predict, summarise = (
+            workflow.get_node(name) for name in ("pack", "predict", "summarise")
+        )
+        for name, interface in wanted.items():
+            node = pe.MapNode(interface, iterfield=["attribution", "stack"], name=name, mem_gb=3)
+            node.inputs.attribution = attributions
+            save = pe.Node(
+                SaveProducts(
+                    output_dir=str(self.output_dir), common={"SoftwareVersions": versions}
+                ),
+                name=f"save_{name}",
+                overwrite=True,
+            )
+            workflow.connect(
+                [
+                    (pack, node, [("cache", "cache"), ("content_hash", "content_hash")]),
+                    (predict, node, [("table", "predictions")]),
+                    (summarise, node, [("stack", "stack")]),
+                    (node, save, [("products", "products")]),
+                ]
+            )
 
     def statistics(self) -> pe.MapNode:
         """Test every map: the images first, then the heatmaps in the recipe's order."""

@@ -37,8 +37,9 @@ class Modality:
         float32 on the grid.
     needs_t1w : bool
         Whether scans come with the person's T1w image, where there is one.
-    uses_lesions : bool
-        Whether scans come with the lesion mask that the dataset has of them.
+    lesions : callable, optional
+        (scan, options) to the path of the lesions in template space, below the output folder, for
+        modalities whose scans come with the mask that the dataset has of them.
     channels : int
         Of ``volume``.
     parameters : tuple of str
@@ -55,10 +56,10 @@ class Modality:
     workflow: Callable[..., pe.Workflow]
     volume: Callable[[str | Path, Grid, str], np.ndarray]
     needs_t1w: bool = False
-    uses_lesions: bool = False
     channels: int = 1
     parameters: tuple[str, ...] = ()
     names: str = "*"
+    lesions: Callable[[Scan, Any], str] | None = None
 
     def is_done(self, output_dir: Path, scan: Scan, options: Any) -> bool:
         """Whether the derivatives of this very scan with these options are all there."""
