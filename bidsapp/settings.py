@@ -388,8 +388,11 @@ def load_recipe(name_or_path: str) -> Recipe:
     return parse(Recipe, read_toml(name_or_path), name_or_path)
 
 
-def read_toml(name_or_path: str) -> dict[str, Any]:
-    """Content of a recipe, unchecked; files that it names are sought beside it."""
+def read_toml(name_or_path: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Content of a recipe, unchecked, laid over the one that it ``extends``.
+
+    Files that it names are sought beside it. ``extended`` are the recipes on the way to this one.
+    """
     path = Path(name_or_path)
     if name_or_path in recipe_names():
         text = (resources.files("bidsapp") / "recipes" / f"{name_or_path}.toml").read_text()
@@ -403,9 +406,15 @@ def read_toml(name_or_path: str) -> dict[str, Any]:
             f"{', '.join(recipe_names())}"
         )
     try:
-        return _anchored(tomllib.loads(text), path.parent if path.is_file() else None)
+        table = _anchored(tomllib.loads(text), path.parent if path.is_file() else None)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"recipe {name_or_path}: not valid TOML: {error}") from error
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    if base in (name_or_path, *extended):
+        raise InputError(f"recipe {name_or_path}: extends = '{base}' leads back to itself")
+    return _merge(read_toml(str(base), (*extended, name_or_path)), table)
 
 
 def _anchored(table: dict[str, Any], folder: Path | None) -> dict[str, Any]:

@@ -260,7 +260,9 @@ def _suffixed(values: dict[str, float]) -> dict[str, float]:
 
 def _means(table: pd.DataFrame, classes: list[str]) -> dict[str, dict[str, float | None]]:
     """Means of every number over each class; None where nobody has one."""
-    numbers = table.select_dtypes("number").drop(columns=["probability"], errors="ignore")
+    numbers = table.select_dtypes("number").drop(
+        columns=["session_id", "probability"], errors="ignore"
+    )
     return {
         one: {
             name: None if pd.isna(value) else float(value)

@@ -379,6 +379,7 @@ def test_the_figure_has_the_network_on_top(beside):
         "linear SVM on the voxels",
         "SVM with a radial kernel on the voxels",
         "linear SVM on regions",
+        "linear SVM on the lesion volume",
         "covariates alone",
         "brain mask alone",
     }
