@@ -20,6 +20,7 @@ from models.attribution import OF_REGIONS
 from models.errors import InputError
 from models.grids import MNI_ORIGIN_MM
 from models.harmonisation import confounding
+from models.training.augmentation import check_flips
 from models.training.optimiser import adam
 from models.training.protocol import Protocol
 from models.training.search import applied, every_setting
@@ -139,11 +140,11 @@ def _check_trainings(settings: Settings) -> None:
     """Build every network that the recipe trains, and read its protocol."""
     recipe = settings.recipe
     for changes in every_setting(recipe.training.search):
-        network, protocol = applied(changes, _network(settings), asdict(recipe.training.protocol))
-        adam(
-            new_network(network, recipe.preprocessing.network_grid),
-            parse(Protocol, protocol, settings.recipe_source, "training.protocol"),
-        )
+        table, options = applied(changes, _network(settings), asdict(recipe.training.protocol))
+        network = new_network(table, recipe.preprocessing.network_grid)
+        protocol = parse(Protocol, options, settings.recipe_source, "training.protocol")
+        adam(network, protocol)
+        check_flips(network, protocol.augmentation)
 
 
 def _clean(settings: Settings, level: str) -> None:
@@ -607,7 +608,10 @@ def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         recipe.training.transfer,
         splits,
         model=name,
-        network=new_network(network, grid),
+        networks=[
+            new_network(applied(changes, network, {})[0], grid)
+            for changes in every_setting(recipe.training.search)
+        ],
         table=network,
         output_dir=settings.output_dir,
     )

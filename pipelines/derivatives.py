@@ -170,6 +170,16 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=ids)
 
 
+def text(value: object) -> str:
+    """Write a cell as its table has it: 1.0, which pandas makes of 1 beside a gap, as 1.
+
+    A missing one is empty.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if pd.isna(value) else str(value).strip()
+
+
 def fingerprint(*parts: Any) -> str:
     """Hash of everything a result depends on; equal fingerprints mean it need not be redone."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

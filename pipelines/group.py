@@ -185,9 +185,10 @@ def init_group_wf(
 
     workflow = pe.Workflow(f"group_{study.model}", base_dir=str(work_dir))
     cached = [("cache", "cache"), ("content_hash", "content_hash")]
+    once = [("cohort", "cohort")]  # of equal sessions of a person, one trains
     workflow.connect(
         [
-            (pack, train, [*cached, ("cohort", "cohort")]),
+            (pack, train, [*cached, *once]),
             (pack, predict, [("content_hash", "content_hash")]),
             (
                 train,
@@ -205,7 +206,7 @@ def init_group_wf(
         mapped += [explain] if study.attributions else []
         workflow.connect(
             [
-                (pack, harmonise, cached),
+                (pack, harmonise, [*cached, *once]),
                 (harmonise, gather, [("products", "in2")]),
                 *[(harmonise, node, [("maps", "harmonisation")]) for node in mapped],
             ]
@@ -214,6 +215,7 @@ def init_group_wf(
         workflow.connect(
             [
                 (pack, features, cached),
+                (pack, fit_baselines, once),
                 (features, fit_baselines, [("features", "features")]),
                 (features, beside, [(("facts", the_facts), "facts")]),
                 (fit_baselines, beside, [("scores", "scores"), ("choices", "choices")]),
@@ -353,7 +355,7 @@ class _Plan:
     def harmonisation(self) -> pe.MapNode:
         """Learn in every fold what the sites add to the images."""
         harmonise = pe.MapNode(
-            HarmoniseFold(cohort=self.cohort, model=self.study.model, **self._harmonised),
+            HarmoniseFold(model=self.study.model, **self._harmonised),
             iterfield=["split"],
             name="harmonise",
             mem_gb=2,
@@ -381,7 +383,6 @@ class _Plan:
         )
         fit = pe.MapNode(
             BaselineFold(
-                cohort=self.cohort,
                 options=options,
                 covariates=covariates,
                 words=[study.site] if study.site else [],
