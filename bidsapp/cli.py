@@ -70,7 +70,7 @@ def _what(root: Parser) -> None:
     group.add_argument(
         "--modality",
         metavar="SUFFIX",
-        help="T1w, ...: which images to use (default: the recipe's, or the first that is there)",
+        help="T1w, spect: which images to use (default: the recipe's, or the first that is there)",
     )
     group.add_argument(
         "--list-recipes", action=ListRecipes, nargs=0, help="name the shipped recipes"
@@ -80,6 +80,9 @@ def _what(root: Parser) -> None:
     group.add_argument("--positive", metavar="V", help="its value for patients")
     group.add_argument("--negative", metavar="V", help="its value for controls")
     group.add_argument("--covariates", metavar="COLUMN", nargs="*", help="for the statistics")
+    group.add_argument(
+        "--spect-template", type=Path, metavar="FILE", help="FP-CIT template in MNI space"
+    )
     group.add_argument("--atlas", metavar="NAME|FILE", help="regions (default: the recipe's)")
     group.add_argument("--model", metavar="NAME|DIR", help="stored model to explain with")
     group.add_argument(
@@ -179,7 +182,7 @@ class ListRecipes(argparse.Action):
         for file in sorted(folder.iterdir(), key=lambda f: f.name.removesuffix(".toml")):
             if file.name.endswith(".toml"):
                 recipe = tomllib.loads(file.read_text())
-                sys.stdout.write(f"{recipe['name']:<12} {recipe['description']}\n")
+                sys.stdout.write(f"{recipe['name']:<21} {recipe['description']}\n")
         parser.exit()
 
 
@@ -331,8 +334,11 @@ def _recipe(options: argparse.Namespace, source: str) -> Any:
         changes["input"] = {"modality": options.modality}
     if options.atlas:
         changes["regions"] = {"atlas": options.atlas}
+    if options.spect_template:
+        spect = {"template": str(options.spect_template.absolute())}
+        changes["preprocessing"] = {"spect": spect}
     if options.sloppy:
-        changes["preprocessing"] = {"resolution_mm": 3.0}
+        changes.setdefault("preprocessing", {})["resolution_mm"] = 3.0
         changes["statistics"] = {"permutations": 100}
     return recipe.overridden(changes)
 

@@ -20,21 +20,19 @@ from models.attribution import OF_REGIONS
 from models.errors import InputError
 from models.grids import MNI_ORIGIN_MM
 from models.harmonisation import confounding
-from models.training.augmentation import check_flips
 from models.training.optimiser import adam
 from models.training.protocol import Protocol
 from models.training.search import applied, every_setting
 from models.training.splits import Split, split_people
 from pipelines.anomaly import init_anomaly_wf, init_detect_wf
 from pipelines.atlases import SHIPPED, atlas
-from pipelines.baselines import LESION_ML, BaselineOptions
+from pipelines.baselines import BaselineOptions
 from pipelines.derivatives import (
     OWN_SPACE,
     SPACE,
     carry_sessions,
     label,
     read_sidecar,
-    read_table,
     remove_older,
     write_dataset,
     write_table,
@@ -59,7 +57,7 @@ from pipelines.interfaces.attribution import check_values
 from pipelines.interfaces.networks import prediction_keys
 from pipelines.lesion_masks import lesion_sources, with_lesions
 from pipelines.participant import init_participant_wf
-from pipelines.preprocess import REGISTRATIONS, modality_of
+from pipelines.preprocess import modality_of
 from pipelines.preprocess.modality import Modality
 from pipelines.quality import flags_of_cut, write_group_quality
 from pipelines.stored_models import (
@@ -81,6 +79,7 @@ FITTING = (
     ("preprocessing", "brain_extraction"),
     ("preprocessing", "denoise"),
     ("preprocessing", "lesions"),
+    ("preprocessing", "spect"),
 )
 
 
@@ -128,6 +127,8 @@ def check_recipe(settings: Settings) -> None:
         anomaly.check_recipe(settings, _modality(settings))
     else:
         _check_trainings(settings)
+    recipe.preprocessing.view.check(_modality(settings), recipe.preprocessing.network_grid)
+    recipe.regions.exclude.voxels(recipe.preprocessing.network_grid)
     atlas(recipe.regions.atlas)
     for attribution in recipe.attribution:
         check_values(attribution)
@@ -140,11 +141,11 @@ def _check_trainings(settings: Settings) -> None:
     """Build every network that the recipe trains, and read its protocol."""
     recipe = settings.recipe
     for changes in every_setting(recipe.training.search):
-        table, options = applied(changes, _network(settings), asdict(recipe.training.protocol))
-        network = new_network(table, recipe.preprocessing.network_grid)
-        protocol = parse(Protocol, options, settings.recipe_source, "training.protocol")
-        adam(network, protocol)
-        check_flips(network, protocol.augmentation)
+        network, protocol = applied(changes, _network(settings), asdict(recipe.training.protocol))
+        adam(
+            new_network(network, recipe.preprocessing.network_grid),
+            parse(Protocol, protocol, settings.recipe_source, "training.protocol"),
+        )
 
 
 def _clean(settings: Settings, level: str) -> None:
@@ -207,11 +208,11 @@ def _scans(settings: Settings, people: Sequence[str], diary: Diary) -> list[Scan
     tell(f"recipe {settings.recipe.name}: {len(scans)} {suffix} images, {len(found)} people")
     for person in sorted(set(people) - found):
         diary.warn(f"sub-{person}: has no {suffix} image; skipped")
-    if _modality(settings).needs_t1w:
+    if _modality(settings).needs_t1w or settings.recipe.preprocessing.registration == "t1w":
         scans, warnings = with_t1w(scans, _found(settings, people, "T1w", (), diary))
         for sentence in warnings:
             diary.warn(sentence)
-    if _modality(settings).lesions is not None:
+    if _modality(settings).uses_lesions:
         sources = lesion_sources(settings.bids_dir, settings.derivatives, settings.output_dir)
         scans, warnings = with_lesions(scans, people, sources)
         for sentence in warnings:
@@ -431,13 +432,10 @@ def _cut(settings: Settings, cohort: CohortTable) -> list[str]:
 
 
 def _baselines(recipe: Recipe) -> BaselineOptions:
-    """The recipe's baselines, less those whose regions or lesions nothing is known of."""
-    without = set()
-    if _space(recipe) != SPACE and not recipe.regions.volumes:
-        without.add("svm_regions")
-    if modality_of(recipe.input.modality).lesions is None:
-        without.add("svm_lesions")
-    names = tuple(one for one in recipe.baselines.names if one not in without)
+    """The recipe's baselines, less that on regions where neither atlas nor volumes are known."""
+    if _space(recipe) == SPACE or recipe.regions.volumes:
+        return recipe.baselines
+    names = tuple(one for one in recipe.baselines.names if one != "svm_regions")
     return replace(recipe.baselines, names=names)
 
 
@@ -448,8 +446,7 @@ def _limits(recipe: Recipe) -> list[str]:
     done = _attributions(recipe)
     names = [f"attribution {one['name']}" for one in recipe.attribution if one not in done]
     fitted = _baselines(recipe).names
-    if "svm_regions" in set(recipe.baselines.names) - set(fitted):
-        names.append("baseline svm_regions")
+    names += [f"baseline {one}" for one in recipe.baselines.names if one not in fitted]
     return [
         f"not computed: {NO_COMMON_SPACE}",
         *(f"not computed: {name}, which needs an atlas that fits" for name in names),
@@ -540,31 +537,17 @@ def _cohort(settings: Settings) -> CohortTable:
     recipe = settings.recipe
     volumes = tuple(recipe.regions.volumes.values())
     preserve = recipe.harmonisation.preserve if recipe.harmonisation.wanted else None
-    cohort = build_cohort(
+    return build_cohort(
         settings.output_dir, images, recipe.cohort, settings.participants, volumes, preserve
     )
-    return _with_lesions(settings, cohort) if _modality(settings).lesions else cohort
-
-
-def _with_lesions(settings: Settings, cohort: CohortTable) -> CohortTable:
-    """The cohort with the lesions of each image: their mask, and their volume in ml."""
-    kind, options = _modality(settings), _options(settings)
-    assert kind.lesions is not None
-    tables = kind.stored(settings.output_dir, options, "quality")
-    masks, volumes = [], []
-    for key in prediction_keys(cohort.rows):
-        mask = settings.output_dir / kind.lesions(Scan(*key, Path()), options)
-        masks.append(str(mask) if mask.exists() else "")
-        known = key in tables and mask.exists()
-        volumes.append(read_table(tables[key])[LESION_ML].iloc[0] if known else None)
-    rows = cohort.rows.assign(lesions=masks, **{LESION_ML: volumes})
-    return replace(cohort, rows=rows)
 
 
 def _quality_tables(settings: Settings) -> list[Path]:
     """Quality numbers of everybody, of every registration on disk at the recipe's resolution."""
     kind, table = _modality(settings), asdict(settings.recipe.preprocessing)
-    options = [kind.options(table | {"registration": how}, settings.seed) for how in REGISTRATIONS]
+    options = [
+        kind.options(table | {"registration": how}, settings.seed) for how in kind.registrations
+    ]
     found = [kind.stored(settings.output_dir, one, "quality").values() for one in options]
     return list(dict.fromkeys(path for paths in found for path in paths))
 
@@ -608,10 +591,7 @@ def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         recipe.training.transfer,
         splits,
         model=name,
-        networks=[
-            new_network(applied(changes, network, {})[0], grid)
-            for changes in every_setting(recipe.training.search)
-        ],
+        network=new_network(network, grid),
         table=network,
         output_dir=settings.output_dir,
     )
@@ -631,10 +611,11 @@ def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         seed=settings.seed,
         volumes=recipe.regions.volumes,
         starts=starts,
+        view=recipe.preprocessing.view,
+        exclude=recipe.regions.exclude,
         space=_space(recipe),
         search=asdict(recipe.training.search) if recipe.training.search.draws else {},
         baselines=_baselines(recipe),
-        lesions=_modality(settings).lesions is not None,
         site=recipe.cohort.site,
         harmonisation=recipe.harmonisation,
     )

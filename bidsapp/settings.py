@@ -21,6 +21,7 @@ from pipelines.baselines import BASELINES, BaselineOptions
 from pipelines.harmonisation import METHODS, HarmonisationOptions
 from pipelines.preprocess import MODALITIES, REGISTRATIONS
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
+from pipelines.view import Mask, View
 
 T = TypeVar("T")
 SESSIONS = ("first", "last", "all")
@@ -39,6 +40,21 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Spect:
+    """[preprocessing.spect]: template, reference region and hottest voxels of FP-CIT SPECT."""
+
+    template: str = ""
+    percentile: float = 75.0
+    putamen_ml: float = 10.0
+    caudate_ml: float = 5.0
+
+    def __post_init__(self) -> None:
+        _between("[preprocessing.spect] percentile", self.percentile, 1, 99)
+        _between("[preprocessing.spect] putamen_ml", self.putamen_ml, 0.1, 20)
+        _between("[preprocessing.spect] caudate_ml", self.caudate_ml, 0.1, 20)
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """[preprocessing]: registration and the grid and scale that the network sees."""
 
@@ -49,6 +65,10 @@ class Preprocessing:
     brain_extraction: str = "deepbet"
     denoise: str = "none"
     lesions: str = "keep"
+    crop: tuple[tuple[int, ...], ...] = ()
+    mask: Mask = field(default_factory=Mask)
+    mirror: bool = False
+    spect: Spect = field(default_factory=Spect)
 
     def __post_init__(self) -> None:
         _one_of("[preprocessing] lesions", self.lesions, LESIONS)
@@ -56,13 +76,19 @@ class Preprocessing:
         _one_of("[preprocessing] intensity", self.intensity, tuple(INTENSITIES))
         _one_of("[preprocessing] brain_extraction", self.brain_extraction, BRAIN_EXTRACTIONS)
         _one_of("[preprocessing] denoise", self.denoise, ("none", "nlm"))
+        _between("[preprocessing.mask] margin_mm", self.mask.margin_mm, 0, 50)
         _one_of("[preprocessing] grid", self.grid, tuple(GRIDS))
         _between("[preprocessing] resolution_mm", self.resolution_mm, 0.5, 6)
 
     @property
     def network_grid(self) -> Grid:
         """The grid of the network's input."""
-        return GRIDS[self.grid]
+        return GRIDS[self.grid].cropped(self.crop)
+
+    @property
+    def view(self) -> View:
+        """What of an image the network sees."""
+        return View(self.mask, self.mirror)
 
 
 @dataclass(frozen=True)
@@ -239,10 +265,14 @@ def column_and_bin(where: str, text: str) -> tuple[str, float | None]:
 
 @dataclass(frozen=True)
 class Regions:
-    """[regions]: the atlas of the region tables, and columns with the volumes of regions."""
+    """[regions]: the atlas of the region tables, and columns with the volumes of regions.
+
+    ``exclude`` are regions that do not count for the percentile above which clusters lie.
+    """
 
     atlas: str = "AAL"
     volumes: dict[str, str] = field(default_factory=dict)
+    exclude: Mask = field(default_factory=Mask)
 
     def __post_init__(self) -> None:
         for region, column in self.volumes.items():

@@ -1,8 +1,11 @@
 """Voxel grids in template space (methods.md names them; RAS+, millimetres)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from models.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,30 @@ class Grid:
         affine[:3, 3] = self.origin_mm
         return affine
 
+    def cropped(self, box: Sequence[Sequence[int]]) -> "Grid":
+        """Part of the grid, by its first voxel and the one after its last along each axis."""
+        if not len(box):
+            return self
+        if len(box) != 3 or not all(
+            0 <= low < high <= size for (low, high), size in zip(box, self.shape, strict=True)
+        ):
+            raise InputError(
+                f"crop {[list(one) for one in box]}: give [first, stop] of three axes within "
+                f"{'x'.join(map(str, self.shape))} voxels of the grid '{self.name}'"
+            )
+        shape = tuple(high - low for low, high in box)
+        origin = tuple(
+            start + self.voxel_mm * low for start, (low, _) in zip(self.origin_mm, box, strict=True)
+        )
+        if shape == self.shape:
+            return self
+        return Grid(
+            f"{self.name}crop",
+            (shape[0], shape[1], shape[2]),
+            self.voxel_mm,
+            (origin[0], origin[1], origin[2]),
+        )
+
     @property
     def description(self) -> str:
         """The sentence that BIDS wants in the sidecar's ``Resolution``."""
@@ -45,6 +72,7 @@ MNI_ORIGIN_MM = (-96.0, -132.0, -78.0)
 # 1mm: Böhle 2019, Eitel & Ritter 2019, Rieke 2018. 2mm: Eitel 2019, 2021. crop1mm: Klingenberg
 # 2021 and the UK Biobank study of Eitel 2021. crop1p5mm: the diffusion maps of the anomaly
 # detection of Muñoz-Ramírez et al. 3mm: small enough to learn from in a demo.
+# spect: Nazari 2021, alike to left and right so that mirroring is exact; spect4mm: of its demo.
 GRIDS = {
     grid.name: grid
     for grid in (
@@ -53,6 +81,8 @@ GRIDS = {
         Grid("crop1p5mm", (121, 145, 121), 1.5, (-90.0, -126.0, -72.0)),
         Grid("2mm", (96, 114, 96), 2.0, MNI_ORIGIN_MM),
         Grid("3mm", (64, 76, 64), 3.0, MNI_ORIGIN_MM),
+        Grid("spect", (71, 90, 72), 2.0, (-70.0, -106.0, -62.0)),
+        Grid("spect4mm", (35, 45, 36), 4.0, (-68.0, -104.0, -62.0)),
     )
 }
 

@@ -262,7 +262,6 @@ def simulate(
     scanner: Scanner | None = None,
     axcodes: str = "RAS",
     contrast: str = "T1w",
-    lesions: np.ndarray | None = None,
 ) -> Scan:
     """Simulate one scan of one person.
 
@@ -286,9 +285,6 @@ def simulate(
         Storage orientation, such as "LPS"; world coordinates do not depend on it.
     contrast : {"T1w", "FLAIR"}
         Which contrast is acquired.
-    lesions : numpy.ndarray, optional
-        Share of each voxel of the model's canvas (0 to 1) that is a lesion of this person; in the
-        place of ``altered``.
 
     Returns
     -------
@@ -296,23 +292,20 @@ def simulate(
     """
     shape, warp, acquisition = (stream(person, *key) for key in ((0,), (1,), (2, session)))
     canvas = Canvas.covering(SCANNER_MM, voxel_mm)
-    to_head = _head_shape(shape) @ np.linalg.inv(_rigid(acquisition))
-    points = _move(to_head, canvas.points_mm())
-    points += _sample(displacement(model, warp, age), model.warp_canvas, points)
-    signal = _sample(model.signal, model.canvas, points)
+    to_head = head_shape(shape) @ np.linalg.inv(pose(acquisition))
+    points = move(to_head, canvas.points_mm())
+    points += sample(displacement(model, warp, age), model.warp_canvas, points)
+    signal = sample(model.signal, model.canvas, points)
     altered = np.zeros_like(signal)
     if patient:
-        altered = _sample(model.altered, model.canvas, points)
+        altered = sample(model.altered, model.canvas, points)
         signal += altered * (CSF - signal)
     signal = np.interp(signal, *CONTRASTS[contrast]).astype(np.float32)
-    if lesions is not None:
-        altered = _sample(lesions.astype(np.float32), model.canvas, points)
-        signal += altered * (LESION[contrast] - signal)
     image = _acquire(signal, canvas, acquisition, scanner or Scanner())
-    brain = _sample(model.brain, model.canvas, points) >= 0.5
+    brain = sample(model.brain, model.canvas, points) >= 0.5
     return Scan(
         *(
-            _stored(data, canvas.affine, axcodes)
+            stored(data, canvas.affine, axcodes)
             for data in (image, brain.astype(np.uint8), _most_altered(altered).astype(np.uint8))
         )
     )
@@ -323,8 +316,6 @@ CONTRASTS = {
     "T1w": ((0.0, 200.0), (0.0, 200.0)),
     "FLAIR": ((AIR, BONE, CSF, MUSCLE, 70.0, 90.0, FAT), (0.0, 5.0, 15.0, 55.0, 95.0, 75.0, 95.0)),
 }
-
-LESION = {"T1w": 68.0, "FLAIR": 125.0}  # signal of a white matter lesion in each contrast
 
 
 def _onto(canvas: Canvas, volume: np.ndarray, affine: np.ndarray, blur_mm: float) -> np.ndarray:
@@ -383,30 +374,30 @@ def _ventricle_pull(
     smooth = ndimage.gaussian_filter(fluid, 6.0 / canvas.voxel_mm)
     uphill = np.stack(np.gradient(smooth))
     pull = uphill / np.linalg.norm(uphill, axis=0).max()
-    return _sample(pull, canvas, warp_canvas.points_mm())
+    return sample(pull, canvas, warp_canvas.points_mm())
 
 
-def _move(matrix: np.ndarray, points_mm: np.ndarray) -> np.ndarray:
+def move(matrix: np.ndarray, points_mm: np.ndarray) -> np.ndarray:
     """Apply a (4, 4) matrix to points (3, x, y, z)."""
     moved = np.einsum("ab,bxyz->axyz", matrix[:3, :3], points_mm)
     return (moved + matrix[:3, 3].reshape(3, 1, 1, 1)).astype(np.float32)
 
 
-def _rigid(rng: np.random.Generator) -> np.ndarray:
+def pose(rng: np.random.Generator) -> np.ndarray:
     """Position of a head in the scanner: up to 8 degrees and 6 mm, (4, 4)."""
     pitch, roll, yaw = np.deg2rad(rng.uniform(-8.0, 8.0, 3))
     rotation = nib.eulerangles.euler2mat(yaw, roll, pitch)
     return nib.affines.from_matvec(rotation, rng.uniform(-6.0, 6.0, 3))
 
 
-def _head_shape(rng: np.random.Generator) -> np.ndarray:
+def head_shape(rng: np.random.Generator) -> np.ndarray:
     """Size, proportions and a little shear of one head, (4, 4), scanner to template."""
     matrix = np.diag(HEAD_TO_TEMPLATE * rng.normal(1.0, 0.03) * rng.normal(1.0, 0.02, 3))
     matrix += np.triu(rng.normal(0.0, 0.015, (3, 3)), 1)
     return nib.affines.from_matvec(matrix)
 
 
-def _sample(volume: np.ndarray, canvas: Canvas, points_mm: np.ndarray) -> np.ndarray:
+def sample(volume: np.ndarray, canvas: Canvas, points_mm: np.ndarray) -> np.ndarray:
     """Linear interpolation at world points (3, ...); leading channels are kept; 0 outside."""
     voxels = (points_mm - canvas.origin_mm.reshape(3, 1, 1, 1)) / canvas.voxel_mm
     voxels = voxels.astype(np.float32)
@@ -437,7 +428,7 @@ def _most_altered(altered: np.ndarray) -> np.ndarray:
     return mask.reshape(altered.shape)
 
 
-def _stored(data: np.ndarray, affine: np.ndarray, axcodes: str) -> nib.Nifti1Image:
+def stored(data: np.ndarray, affine: np.ndarray, axcodes: str) -> nib.Nifti1Image:
     """NIfTI image of RAS+ data with its axes flipped or swapped to ``axcodes``."""
     image = nib.Nifti1Image(data, affine)
     image.header.set_xyzt_units("mm")

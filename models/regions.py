@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
+
+from models.errors import InputError
 
 Side = Literal["L", "R"]
 
@@ -16,7 +20,13 @@ _SIDES: dict[str, Side] = {
     "r": "R",
     "rh": "R",
     "right": "R",
+    # Of maps of people who were mirrored so that the affected side is left in all.
+    "ipsi": "L",
+    "contra": "R",
 }
+
+
+_WORDS = ("left", "right", "lh", "rh", "ipsi", "contra")
 
 
 def region_table(values: np.ndarray, labels: np.ndarray, names: pd.DataFrame) -> pd.DataFrame:
@@ -148,9 +158,9 @@ def merge_sides(table: pd.DataFrame) -> pd.DataFrame:
 def side_of(name: str) -> Side | None:
     """Side that a region's name states, or None.
 
-    Understood are the words left, right, lh and rh anywhere, and a capital L or R that opens or
-    closes the name, set off by anything but a letter or digit: ``Hippocampus_L``,
-    ``Left-Hippocampus``, ``ctx-lh-insula``, ``G_Insula-anterior-1-R``.
+    Understood are the words left, right, lh, rh, ipsi (L) and contra (R) anywhere, and a capital
+    L or R that opens or closes the name, set off by anything but a letter or digit:
+    ``Hippocampus_L``, ``Left-Hippocampus``, ``ctx-lh-insula``, ``G_Insula-anterior-1-R``.
     """
     word = _side_word(name)
     return None if word is None else _SIDES[word[0].lower()]
@@ -165,9 +175,74 @@ def without_side(name: str) -> str:
     return before[:-1] + after if before else after[1:]
 
 
+def ipsilateral_name(name: str) -> str:
+    """Name of a region where left stands for ipsilateral: ``Insula_L`` becomes ``Insula_ipsi``."""
+    side = side_of(name)
+    if side is None:
+        return name
+    return f"{without_side(name)}_{'ipsi' if side == 'L' else 'contra'}"
+
+
+def opposite(names: Sequence[str]) -> np.ndarray:
+    """Place of the other half of every region; its own where it has none."""
+    places = {(without_side(name), side_of(name)): i for i, name in enumerate(names)}
+    other: dict[Side | None, Side | None] = {"L": "R", "R": "L", None: None}
+    return np.array(
+        [places.get((without_side(name), other[side_of(name)]), i) for i, name in enumerate(names)]
+    )
+
+
+def region_mask(
+    labels: np.ndarray,
+    names: pd.DataFrame,
+    wanted: Sequence[str],
+    affine: np.ndarray,
+    margin_mm: float = 0.0,
+) -> np.ndarray:
+    """Voxels of some regions and around them.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray
+        3-D int.
+    names : pandas.DataFrame
+        Columns index and name.
+    wanted : sequence of str
+        Names; one without its side means both halves.
+    affine : numpy.ndarray
+        (4, 4), voxel to mm; its column lengths are the voxel edges.
+    margin_mm : float
+        Voxels whose centre is at most so far from a region's voxel belong to it.
+
+    Returns
+    -------
+    numpy.ndarray
+        3-D bool.
+
+    Raises
+    ------
+    InputError
+        The atlas has no region of that name.
+    """
+    known = [str(name) for name in names["name"]]
+    taken: list[int] = []
+    for one in wanted:
+        rows = [i for i, name in enumerate(known) if one in (name, without_side(name))]
+        if not rows:
+            near = get_close_matches(one, [*known, *map(without_side, known)], n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise InputError(f"the atlas has no region '{one}'{hint}")
+        taken += [int(index) for index in names["index"].iloc[rows]]
+    inside = np.isin(labels, taken)
+    if margin_mm <= 0 or not inside.any():
+        return inside
+    edges = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    return ndimage.distance_transform_edt(~inside, sampling=edges) <= margin_mm + 1e-6
+
+
 def _side_word(name: str) -> re.Match[str] | None:
     words = list(re.finditer(r"[A-Za-z0-9]+", name))
-    stated = [word for word in words if word[0].lower() in ("left", "right", "lh", "rh")]
+    stated = [word for word in words if word[0].lower() in _WORDS]
     stated = stated or [word for word in (*words[:1], *words[-1:]) if word[0] in ("L", "R")]
     agreed = len({_SIDES[word[0].lower()] for word in stated}) == 1
     return stated[0] if agreed else None

@@ -9,7 +9,7 @@ noise of an image.
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,9 @@ class VolumeCache:
         SHA-256 over the voxels, the keys and the grid: what a model trained on this cache names.
     image_hashes : list of str
         SHA-256 over the voxels of each image: the same image has the same under any name.
+    mirrored : list of bool
+        Of each image, whether left and right were exchanged so that the affected side is left in
+        all (ipsilateral); empty where left is left in all.
     """
 
     volumes: np.ndarray
@@ -45,6 +48,12 @@ class VolumeCache:
     grid: Grid
     content_hash: str
     image_hashes: list[str]
+    mirrored: list[bool] = field(default_factory=list)
+
+    @property
+    def ipsilateral(self) -> bool:
+        """Whether the left half of the images is everybody's affected side."""
+        return bool(self.mirrored)
 
     def rows(self, keys: Iterable[tuple[str, str]]) -> list[int]:
         """Row number of each (participant, session)."""
@@ -58,6 +67,7 @@ def write_cache(
     volumes: Iterable[np.ndarray],
     grid: Grid,
     channels: int = 1,
+    mirrored: Sequence[bool] = (),
 ) -> VolumeCache:
     """Pack ``volumes`` (each (channels, x, y, z)) one after the other; memory stays at one image.
 
@@ -83,6 +93,7 @@ def write_cache(
         "grid": [grid.name, list(grid.shape), grid.voxel_mm, list(grid.origin_mm)],
         "content_hash": digest.hexdigest(),
         "image_hashes": hashes,
+        "mirrored": [bool(one) for one in mirrored],
     }
     partial = folder / "index.json.part"
     partial.write_text(json.dumps(index))
@@ -100,6 +111,7 @@ def open_cache(folder: Path) -> VolumeCache:
         grid=Grid(name, tuple(shape), voxel_mm, tuple(origin)),
         content_hash=index["content_hash"],
         image_hashes=index["image_hashes"],
+        mirrored=index["mirrored"],
     )
 
 
@@ -236,6 +248,7 @@ INTENSITIES = {
     "minmax": _between_extremes,
     "percentile": _over_percentile,
     "zscore": _standardised,
+    "stored": lambda values, brain: values,
 }
 
 
@@ -246,13 +259,14 @@ def scale_intensity(data: np.ndarray, how: str, brain: np.ndarray | None = None)
     ----------
     data : array
         A skull-stripped image, zero outside the brain.
-    how : {"max", "minmax", "percentile", "zscore"}
+    how : {"max", "minmax", "percentile", "zscore", "stored"}
         ``max`` divides by the image's maximum (Böhle 2019, Eitel 2021). ``minmax`` takes the
         image's range, background included, to [0, 1] (Eitel 2019): the same, unless interpolation
         or bias correction left negative values. ``percentile`` divides by the 99th percentile of
         the brain and cuts at 1, so that a bright vessel does not darken the brain (no publication
         of those reproduced here). ``zscore`` subtracts the brain's mean and divides by its
-        standard deviation.
+        standard deviation. ``stored`` takes the values as they are (SPECT: relative to the
+        reference region).
     brain : bool array, optional
         Voxels of the brain, default the non-zero ones.
 

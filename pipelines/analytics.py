@@ -95,7 +95,8 @@ class Sheet:
         suffix = more.pop("suffix", "heatmap")
         path = relative_path(suffix, ".nii.gz", self.entities(res=grid.name, **more))
         volume = values.reshape(grid.shape)
-        made = write_nifti(self._file(path), volume, grid.affine, template=True)
+        sides = {"ipsilateral": self.names.ipsilateral}
+        made = write_nifti(self._file(path), volume, grid.affine, template=True, **sides)
         self._add(path, {"SkullStripped": True, **grid_sidecar(grid), **facts})
         return made
 
@@ -253,10 +254,14 @@ def _ranking_facts(ranked: Ranked) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Brain:
-    """Anatomy of the cohort on the grid: what maps are drawn on, and where they are clustered."""
+    """Anatomy of the cohort on the grid: what maps are drawn on, and where they are clustered.
+
+    Clusters may reach into ``excluded``, but its voxels do not count for their percentile.
+    """
 
     background: nib.Nifti1Image
     mask: np.ndarray
+    excluded: np.ndarray | None = None
 
 
 def outcome_means(
@@ -352,23 +357,28 @@ def add_clusters(
     brain: Brain,
     regions: Regions,
     min_mm3: float = 0.0,
-) -> None:
-    """Where correctly classified patients and controls differ most, as labels and a table."""
+) -> tuple[np.ndarray, pd.DataFrame] | None:
+    """Where correctly classified patients and controls differ most, as labels and a table.
+
+    Returns both; None where nobody of a class was correct.
+    """
     from pipelines.figures import plot_slices
 
     if not {"TP", "TN"} <= set(means):
         sheet.missing.append("clusters: nobody of one class was classified correctly.")
-        return
+        return None
     difference = means["TP"] - means["TN"]
     difference = difference[np.isfinite(difference).all(axis=1)]
     if not len(difference):
         sheet.missing.append("clusters: in no training were people of both classes correct.")
-        return
+        return None
     grid = sheet.names.grid
     labels, table = difference_clusters(
         difference.reshape(-1, *grid.shape),
         brain.mask,
         grid.affine,
+        brain.excluded,
+        inside_excluded=True,
         atlas=regions.labels,
         names=regions.atlas.labels,
         percentile=PERCENTILE,
@@ -382,6 +392,7 @@ def add_clusters(
         "Contrast": f"{positive} - {negative}",
         "Percentile": PERCENTILE,
         "MinClusterMm3": min_mm3,
+        "ExcludedVoxels": 0 if brain.excluded is None else int(brain.excluded.sum()),
         **regions.sidecar,
     }
     sheet.image(labels, facts, suffix="dseg", **named)
@@ -391,10 +402,19 @@ def add_clusters(
     drawn = plot_slices(
         brain.background,
         nib.Nifti1Image(kept, grid.affine),
+        contour=_outline(brain, grid.affine),
         title=f"correct {positive} − correct {negative}, above the {PERCENTILE:g}th percentile",
         units="relevance",
     )
     sheet.figure(drawn, **named)
+    return labels, table
+
+
+def _outline(brain: Brain, affine: np.ndarray) -> nib.Nifti1Image | None:
+    """The excluded region, to be drawn around."""
+    if brain.excluded is None or not brain.excluded.any():
+        return None
+    return nib.Nifti1Image(brain.excluded.astype(np.float32), affine)
 
 
 # ---- Between trainings -----------------------------------------------------------------------

@@ -521,40 +521,18 @@ def trainings(scores: pd.DataFrame, order: Sequence[str], key: str) -> Figure:
     return figure
 
 
-def lesion_scatter(people: pd.DataFrame) -> Figure:
-    """Draw relevance sum against lesion sum; marks grow with lesion relevance.
-
-    Parameters
-    ----------
-    people
-        One row per person: `label lesion_ml relevance_sum lesion_relevance`.
-    """
-    figure, (axes,) = _chart(5.6, 3.8)
-    for number, one in enumerate(_classes(people["label"], None)):
-        mine = people[people["label"].astype(str) == one]
-        size = 20 + 180 * mine["lesion_relevance"].fillna(0).clip(0, 1).to_numpy(float)
-        axes.scatter(
-            mine["lesion_ml"].to_numpy(float),
-            mine["relevance_sum"].to_numpy(float),
-            s=size,
-            color=CLASS_COLOURS[number % len(CLASS_COLOURS)],
-            marker=CLASS_MARKERS[number % len(CLASS_MARKERS)],
-            alpha=0.7,
-            lw=0,
-            label=one,
-        )
-    axes.axhline(0, color=QUIET, lw=0.8)
-    axes.set(xlabel="lesions (ml, on the network’s grid)", ylabel="sum of relevance")
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
-    axes.margins(0.1)
-    return figure
-
-
 _COMPARED = {"balanced_accuracy": "balanced accuracy", "roc_auc": "area under the ROC curve"}
+
+_QC_AXES = {
+    "mask_volume_ml": "brain mask (ml)",
+    "striatal_shift_mm": "hottest voxels from the striata (mm)",
+}
 
 
 def qc_scatter(qc: pd.DataFrame) -> Figure:
-    """Draw brain volume against likeness to the template; flagged images are named.
+    """Draw likeness to the template against brain volume; flagged images are named.
+
+    SPECT has no brain mask; how far the hottest voxels lie from the striata takes its place.
 
     Parameters
     ----------
@@ -563,7 +541,8 @@ def qc_scatter(qc: pd.DataFrame) -> Figure:
         (`flags` missing or "n/a" when nothing was flagged), and `session_id` if there are any.
     """
     figure, (axes,) = _chart(5.6, 3.8)
-    wanted = ["mask_volume_ml", "template_correlation"]
+    across, words = next((one for one in _QC_AXES.items() if one[0] in qc), ("", ""))
+    wanted = [across, "template_correlation"]
     if not set(wanted) <= set(qc) or qc[wanted].dropna().empty:
         _nothing(axes, "No quality numbers were found.")
         return figure
@@ -581,7 +560,7 @@ def qc_scatter(qc: pd.DataFrame) -> Figure:
             size=8,
             color=INK,
         )
-    axes.set(xlabel="brain mask (ml)", ylabel="correlation with the template")
+    axes.set(xlabel=words, ylabel="correlation with the template")
     axes.margins(0.12)
     axes.grid(color="#eef1f2")
     axes.set_axisbelow(True)
@@ -702,3 +681,129 @@ def forest(table: pd.DataFrame, names: Mapping[str, str]) -> Figure:
         axes.set_axisbelow(True)
     panels[0].xaxis.set_major_formatter(PercentFormatter(1))
     return figure
+
+
+def uptake_groups(
+    people: pd.DataFrame,
+    compared: pd.DataFrame,
+    clusters: Sequence[str],
+    classes: tuple[str, str],
+) -> Figure:
+    """Draw histograms of both classes' uptake and the ROC curve, per cluster and subset.
+
+    As figure 4 of Nazari et al. 2021; dashed lines are means.
+
+    Parameters
+    ----------
+    people
+        One row per person: `label`, `subset`, and a column per cluster.
+    compared
+        Result of `models.follow_up.compare`.
+    clusters
+        Which of them, a row each.
+    classes
+        Negative and positive.
+    """
+    subsets = list(pd.unique(people["subset"]))
+    figure, axes = _grid_of_charts(len(clusters), 2 * len(subsets))
+    for row, cluster in zip(axes, clusters, strict=True):
+        for k, subset in enumerate(subsets):
+            chosen = people[people["subset"] == subset]
+            found = compared[(compared["cluster"] == cluster) & (compared["subset"] == subset)]
+            _histograms(row[2 * k], chosen, cluster, classes, f"{cluster}, {subset}")
+            _uptake_roc(row[2 * k + 1], chosen, cluster, classes, found.iloc[0])
+    return figure
+
+
+def _grid_of_charts(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
+    figure = Figure(figsize=(2.9 * columns, 2.6 * rows), dpi=100, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for one in axes.ravel():
+        one.spines[["top", "right"]].set_visible(False)
+        one.spines[["left", "bottom"]].set_color(QUIET)
+        one.tick_params(colors=INK, labelsize=8, length=3, color=QUIET)
+        one.title.set(color=INK, size=9)
+    return figure, [list(row) for row in axes]
+
+
+def _histograms(
+    axes: Axes, people: pd.DataFrame, cluster: str, classes: tuple[str, str], title: str
+) -> None:
+    values = people[cluster].to_numpy(float)
+    edges = np.histogram_bin_edges(values, min(20, max(6, len(values) // 3)))
+    for name, colour in zip(reversed(classes), CLASS_COLOURS, strict=False):
+        own = values[(people["label"] == name).to_numpy()]
+        axes.hist(own, list(edges), color=colour, alpha=0.55, label=name)
+        if len(own):
+            axes.axvline(own.mean(), color=colour, ls="--", lw=1.4)
+    axes.set_title(title, size=9, color=INK)
+    axes.set_xlabel("uptake / reference", size=8.5, color=INK)
+    axes.set_ylabel("people", size=8.5, color=INK)
+    axes.legend(frameon=False, fontsize=7.5)
+
+
+def _uptake_roc(
+    axes: Axes, people: pd.DataFrame, cluster: str, classes: tuple[str, str], found: pd.Series
+) -> None:
+    labels = (people["label"] == classes[1]).to_numpy()
+    if labels.all() or not labels.any():
+        _nothing(axes, "One class only.")
+        return
+    false, true, _ = roc_curve(labels, -people[cluster].to_numpy(float))
+    axes.plot([0, 1], [0, 1], color=QUIET, lw=1, ls=":")
+    axes.plot(false, true, color=ACCENT, lw=1.8)
+    text = f"AUC {found['auc']:.2f} ({found['auc_low']:.2f} to {found['auc_high']:.2f})"
+    axes.set_title(text, size=9, color=INK)
+    axes.set_xlabel(f"{classes[0]} below the cut", size=8.5, color=INK)
+    axes.set_ylabel(f"{classes[1]} below the cut", size=8.5, color=INK)
+    axes.set_aspect("equal")
+
+
+def uptake_scatter(
+    people: pd.DataFrame,
+    related: pd.DataFrame,
+    clusters: Sequence[str],
+    measure: str,
+    classes: tuple[str, str],
+) -> Figure:
+    """Draw each cluster's uptake against a measure, a mark per person.
+
+    As figure 5 of Nazari et al. 2021.
+
+    Parameters
+    ----------
+    people
+        One row per person: `label`, the measure, and a column per cluster.
+    related
+        Result of `models.follow_up.correlate`.
+    clusters
+        Which of them, a panel each.
+    measure
+        Column of the horizontal axis.
+    classes
+        Negative and positive.
+    """
+    figure, (row,) = _grid_of_charts(1, len(clusters))
+    for axes, cluster in zip(row, clusters, strict=True):
+        for name, colour, marker in zip(
+            reversed(classes), CLASS_COLOURS, CLASS_MARKERS, strict=False
+        ):
+            own = people[people["label"] == name]
+            axes.scatter(
+                own[measure], own[cluster], s=16, color=colour, marker=marker, lw=0, alpha=0.75,
+                label=_with_r(related, cluster, name),
+            )  # fmt: skip
+        axes.set_title(f"{cluster}: {_with_r(related, cluster, 'everybody')}", size=9, color=INK)
+        axes.set_xlabel(measure, size=8.5, color=INK)
+        axes.set_ylabel("uptake / reference", size=8.5, color=INK)
+        axes.legend(frameon=False, fontsize=7.5)
+    return figure
+
+
+def _with_r(related: pd.DataFrame, cluster: str, group: str) -> str:
+    """A group's name with its correlation, where there is one."""
+    if related.empty:
+        return group
+    found = related[(related["cluster"] == cluster) & (related["group"] == group)]
+    return f"{group}, r = {found['r'].iloc[0]:.2f}" if len(found) else group

@@ -34,7 +34,8 @@ def untrained_maps(output_dir: Path, model_label: str, seed: int = 0) -> dict[st
     kind = modality_of(model.modality)
     stored = kind.stored(output_dir, kind.options(model.card["Recipe"]["preprocessing"], 0))
     images = [stored[key] for key in prediction_keys(patients)]
-    volumes = np.stack([kind.volume(p, model.grid, model.card["Intensity"]) for p in images])
+    intensity = model.card["Intensity"]
+    volumes = np.stack([model.view.read(kind, one, model.grid, intensity) for one in images])
     torch.manual_seed(seed)
     network = model.new_network().eval()
     regions = Regions.of_space(model.space, model.card["Atlas"], model.grid)

@@ -5,7 +5,8 @@ Nothing here opens an input file or touches pyplot's global state, so that figur
 any number of processes and threads.
 
 Slices are shown in neurological convention: the left of the brain is on the left of the picture,
-and letters say so on every slice.
+and letters say so on every slice. Images of people who were mirrored so that one side is affected
+in all (`pipelines.images.mark_ipsilateral`) have I and C, ipsilateral and contralateral, instead.
 """
 
 import io
@@ -27,6 +28,8 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
+
+from pipelines.images import is_ipsilateral
 
 Volume = SpatialImage | tuple[NDArray, NDArray] | NDArray
 """A nibabel image, or an array (X, Y, Z) with its 4x4 affine (voxel to RAS+ mm).
@@ -60,7 +63,7 @@ SIGNED = LinearSegmentedColormap.from_list(
 
 _WIDTH = 10.0  # inches of every mosaic: 1000 pixels at 100 dpi
 _AXES = (2, 1, 0)  # rows of a mosaic: axial, coronal, sagittal
-_EDGES = {2: ("L", "R"), 1: ("L", "R"), 0: ("P", "A")}  # left and right edge of each kind of slice
+_FRONT_AND_BACK = ("P", "A")  # left and right edge of a sagittal slice
 
 
 def save(figure: Figure, path: Path | str, *, dpi: int = 100) -> Path:
@@ -101,6 +104,7 @@ class _Brain:
     data: NDArray
     affine: NDArray
     oriented: bool = True
+    sides: tuple[str, str] = ("L", "R")
 
     @property
     def voxel(self) -> NDArray:
@@ -186,7 +190,8 @@ def _canonical(volume: Volume) -> _Brain:
         raise ValueError(f"a mosaic needs one 3D volume, not an array of shape {image.shape}")
     image = nib.as_closest_canonical(image)
     data = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32), posinf=0, neginf=0)
-    return _Brain(data, np.asarray(image.affine, dtype=float), oriented)
+    sides = ("I", "C") if is_ipsilateral(image) else ("L", "R")
+    return _Brain(data, np.asarray(image.affine, dtype=float), oriented, sides)
 
 
 def _onto(moving: _Brain, grid: _Brain) -> NDArray:
@@ -532,12 +537,13 @@ def _annotate(axes: Axes, brain: _Brain, axis: int, index: int) -> None:
     if not brain.oriented:
         axes.text(0.03, 0.03, f"{'ijk'[axis]} {index}", va="bottom", **style, **shadow)
         return
-    for where, letter in zip((0.03, 0.97), _EDGES[axis], strict=True):
+    edges = brain.sides if axis else _FRONT_AND_BACK
+    for where, letter in zip((0.03, 0.97), edges, strict=True):
         side = "left" if where < 0.5 else "right"
         axes.text(where, 0.97, letter, ha=side, va="top", weight="bold", **style, **shadow)
     where = brain.position(axis, index)
     beside = 0 if axis else where - brain.midline
-    hemisphere = "" if abs(beside) < 4 else " (L)" if beside < 0 else " (R)"
+    hemisphere = "" if abs(beside) < 4 else f" ({brain.sides[beside > 0]})"
     about = "≈" if brain.oblique else ""
     value = f"{'xyz'[axis]} {about}{where:.0f}".replace("-", MINUS)
     # The empty corner of a sagittal slice is below the forehead.
@@ -616,6 +622,61 @@ def registration_overlay(
     return plot_slices(registered, contour=template, contour_levels=levels, title=title)
 
 
+def transversal_display(
+    volume: Volume, *, highest: float = 4.0, n_slices: int = 12, units: str = ""
+) -> Figure:
+    """Draw transversal slices from below upwards in one fixed scale of colours.
+
+    As readers of dopamine transporter SPECT are used to; the scale is the same for everybody, so
+    that people can be compared.
+
+    Parameters
+    ----------
+    volume
+        Uptake relative to its reference region, (X, Y, Z) in the template's space.
+    highest
+        Value of the lightest colour.
+    n_slices
+        Slices 4 mm apart, the middle ones through the striata (z = 0 mm).
+    units
+        What the colour bar measures.
+    """
+    brain = _canonical(volume)
+    columns = (n_slices + 1) // 2
+    heights = 4.0 * (np.arange(n_slices) - (n_slices - 1) / 2)
+    rows = np.round((heights - brain.affine[2, 3]) / brain.voxel[2]).astype(int)
+    rows = rows[(rows >= 0) & (rows < brain.data.shape[2])]
+    view = _View(_box(brain.data > 0.3, (2, 2, 2)), (0.0, highest))
+    figure, cells, bar = _row_axes(brain, view, ["", ""], columns)
+    for axes, index in zip((one for row in cells for one in row), rows, strict=False):
+        axes.imshow(
+            _plane(brain.data, 2, index),
+            cmap=_UPTAKE,
+            vmin=0,
+            vmax=highest,
+            origin="lower",
+            extent=_extent(brain, 2),
+            interpolation="bilinear",
+        )
+        _zoom(axes, brain, view.box, 2)
+        _annotate(axes, brain, 2, index)
+    bar.imshow(
+        np.linspace(0, highest, 256)[:, None],
+        cmap=_UPTAKE,
+        origin="lower",
+        aspect="auto",
+        extent=(0, 1, 0, highest),
+    )
+    bar.set_xticks([])
+    bar.yaxis.tick_right()
+    bar.tick_params(colors="white", labelsize=7.5, length=2)
+    bar.set_xlabel("\n".join(_wrapped(units, 15)), color="white", size=7.5, labelpad=8, x=1.6)
+    return figure
+
+
+_UPTAKE = "inferno"
+
+
 def glass_brain(overlay: SpatialImage, *, title: str | None = None, units: str = "") -> Figure:
     """Draw a map of MNI space through a transparent brain, the strongest value along each ray.
 
@@ -659,11 +720,17 @@ def glass_brain(overlay: SpatialImage, *, title: str | None = None, units: str =
         cmap=SIGNED if low < 0 else HEAT,
         alpha=1.0,
         black_bg=True,
-        annotate=True,
+        annotate=not is_ipsilateral(overlay),
     )
-    for side, words in (("l", "left side"), ("r", "right side")):
+    words = ("ipsilateral", "contralateral") if is_ipsilateral(overlay) else ("left", "right")
+    for side, word in zip("lr", words, strict=True):
         axes = display.axes[side].ax
-        axes.text(0.02, 0.02, words, color="white", size=8, transform=axes.transAxes)
+        axes.text(0.02, 0.02, f"{word} side", color="white", size=8, transform=axes.transAxes)
+    if is_ipsilateral(overlay):
+        for view in "yz":
+            for where, letter in zip((0.02, 0.94), brain.sides, strict=True):
+                axes = display.axes[view].ax
+                axes.text(where, 0.93, letter, color="white", size=9, transform=axes.transAxes)
     if title:
         figure.text(0.01, (1 + room) / 2, title, color="white", va="center", size=11)
     bar = figure.add_axes((0.92, 0.25 * room, 0.013, 0.6 * room))

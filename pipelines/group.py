@@ -19,7 +19,6 @@ from pipelines.interfaces.analytics import AnalyseMethod, CompareMethods
 from pipelines.interfaces.attribution import ExplainFold, SummariseMethod
 from pipelines.interfaces.baselines import BaselineFeatures, BaselineFold, Baselines
 from pipelines.interfaces.harmonisation import HarmoniseFold
-from pipelines.interfaces.lesions import AnalyseLesions, CompareTransfer
 from pipelines.interfaces.networks import PackVolumes, Predictions, TrainFold
 from pipelines.interfaces.sink import SaveProducts
 from pipelines.interfaces.statistics import VoxelwiseTest
@@ -27,6 +26,7 @@ from pipelines.people import check_design
 from pipelines.statistics import StatisticsOptions
 from pipelines.stored_models import network_file
 from pipelines.transfer import Starts
+from pipelines.view import Mask, View
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Study:
         Intensity scale of the network's input.
     network, protocol : dict
         The recipe's tables.
+    view : View
+        What of an image the network sees.
+    exclude : Mask
+        Regions that do not count for the percentile above which clusters lie.
     attributions : tuple of dict
         Each with a unique alphanumeric ``name``, a ``method`` and parameters.
     atlas : str
@@ -73,8 +77,6 @@ class Study:
         Column of the cohort table with the site of each image; "" without one.
     harmonisation : HarmonisationOptions
         Whether sites are taken off the images inside each fold.
-    lesions : bool
-        Whether the cohort table names everybody's lesion mask.
     """
 
     model: str
@@ -97,7 +99,8 @@ class Study:
     baselines: BaselineOptions = field(default_factory=lambda: BaselineOptions(names=()))
     site: str = ""
     harmonisation: HarmonisationOptions = field(default_factory=HarmonisationOptions)
-    lesions: bool = False
+    view: View = field(default_factory=View)
+    exclude: Mask = field(default_factory=Mask)
 
     @property
     def registered(self) -> bool:
@@ -118,6 +121,7 @@ class Study:
             "Space": self.space,
             "NotComputed": [] if self.registered else [NO_COMMON_SPACE],
             "Intensity": self.intensity,
+            "View": self.view.as_dict(),
             "Network": network,
             "Protocol": dict(self.protocol),
             "Attributions": [dict(one) for one in self.attributions],
@@ -185,10 +189,9 @@ def init_group_wf(
 
     workflow = pe.Workflow(f"group_{study.model}", base_dir=str(work_dir))
     cached = [("cache", "cache"), ("content_hash", "content_hash")]
-    once = [("cohort", "cohort")]  # of equal sessions of a person, one trains
     workflow.connect(
         [
-            (pack, train, [*cached, *once]),
+            (pack, train, [*cached, ("cohort", "cohort")]),
             (pack, predict, [("content_hash", "content_hash")]),
             (
                 train,
@@ -206,7 +209,7 @@ def init_group_wf(
         mapped += [explain] if study.attributions else []
         workflow.connect(
             [
-                (pack, harmonise, [*cached, *once]),
+                (pack, harmonise, cached),
                 (harmonise, gather, [("products", "in2")]),
                 *[(harmonise, node, [("maps", "harmonisation")]) for node in mapped],
             ]
@@ -215,7 +218,6 @@ def init_group_wf(
         workflow.connect(
             [
                 (pack, features, cached),
-                (pack, fit_baselines, once),
                 (features, fit_baselines, [("features", "features")]),
                 (features, beside, [(("facts", the_facts), "facts")]),
                 (fit_baselines, beside, [("scores", "scores"), ("choices", "choices")]),
@@ -255,7 +257,6 @@ def init_group_wf(
                 (analysed, save_analytics, [("out", "products")]),
             ]
         )
-        plan.beside_maps(workflow, card["Versions"])
     if study.statistics.maps and study.registered:
         workflow.connect(
             [
@@ -326,6 +327,7 @@ class _Plan:
                 modality=study.modality,
                 intensity=study.intensity,
                 model=study.model,
+                view=study.view.as_dict(),
             ),
             name="pack",
         )
@@ -355,7 +357,7 @@ class _Plan:
     def harmonisation(self) -> pe.MapNode:
         """Learn in every fold what the sites add to the images."""
         harmonise = pe.MapNode(
-            HarmoniseFold(model=self.study.model, **self._harmonised),
+            HarmoniseFold(cohort=self.cohort, model=self.study.model, **self._harmonised),
             iterfield=["split"],
             name="harmonise",
             mem_gb=2,
@@ -383,6 +385,7 @@ class _Plan:
         )
         fit = pe.MapNode(
             BaselineFold(
+                cohort=self.cohort,
                 options=options,
                 covariates=covariates,
                 words=[study.site] if study.site else [],
@@ -449,6 +452,8 @@ class _Plan:
                 atlas=study.atlas,
                 repeats=self._repeats,
                 volumes=dict(study.volumes),
+                exclude=asdict(study.exclude),
+                covariates=list(study.covariates),
                 min_cluster_mm3=study.statistics.min_cluster_mm3,
                 seed=study.seed,
                 **self._shared,
@@ -469,44 +474,6 @@ class _Plan:
         )
         return analyse, compare
 
-    def beside_maps(self, workflow: pe.Workflow, versions: Mapping[str, str]) -> None:
-        """Lesions beside the maps, and the maps before transfer: where there is either."""
-        study = self.study
-        attributions = [dict(one) for one in study.attributions]
-        starts = study.starts.folds if study.starts else []
-        common = {
-            **self._shared,
-            "atlas": study.atlas,
-            "network": dict(study.network),
-            "seed": study.seed,
-        }
-        wanted: dict[str, Any] = {}
-        if study.lesions:
-            wanted["lesions"] = AnalyseLesions(**common)
-        if any(starts) and not study.harmonisation.wanted:
-            wanted["transfer"] = CompareTransfer(splits=self.folds, starts=starts, **common)
-        pack, predict, summarise = (
-            workflow.get_node(name) for name in ("pack", "predict", "summarise")
-        )
-        for name, interface in wanted.items():
-            node = pe.MapNode(interface, iterfield=["attribution", "stack"], name=name, mem_gb=3)
-            node.inputs.attribution = attributions
-            save = pe.Node(
-                SaveProducts(
-                    output_dir=str(self.output_dir), common={"SoftwareVersions": versions}
-                ),
-                name=f"save_{name}",
-                overwrite=True,
-            )
-            workflow.connect(
-                [
-                    (pack, node, [("cache", "cache"), ("content_hash", "content_hash")]),
-                    (predict, node, [("table", "predictions")]),
-                    (summarise, node, [("stack", "stack")]),
-                    (node, save, [("products", "products")]),
-                ]
-            )
-
     def statistics(self) -> pe.MapNode:
         """Test every map: the images first, then the heatmaps in the recipe's order."""
         study, options = self.study, self.study.statistics
@@ -514,6 +481,7 @@ class _Plan:
         asked["cluster_atlases"] = tuple(map(_atlas_place, options.cluster_atlases))
         test = pe.MapNode(
             VoxelwiseTest(
+                intensity=study.intensity,
                 covariates=list(study.covariates),
                 atlas=study.atlas,
                 options=asked,

@@ -1,7 +1,7 @@
 """One person's heatmaps as derivatives: image, region table, figure, each with its facts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from models.grids import Grid
-from models.regions import gain, region_table
+from models.regions import gain, ipsilateral_name, region_table
 from pipelines.atlases import Atlas, atlas, on_grid
 from pipelines.derivatives import (
     SPACE,
@@ -22,7 +22,7 @@ from pipelines.derivatives import (
     relative_path,
     write_table,
 )
-from pipelines.images import input_affine, write_nifti
+from pipelines.images import input_affine, mark_ipsilateral, write_nifti
 
 NO_ATLAS = (
     "table of regions: the images were not registered, so no atlas fits them; choose registration "
@@ -54,6 +54,8 @@ class HeatmapNames:
         Suffix of the input image.
     space : str
         BIDS label of the space that the images are in.
+    ipsilateral : bool
+        Whether the left half of the maps is everybody's affected side.
     """
 
     model: str
@@ -61,6 +63,7 @@ class HeatmapNames:
     grid: Grid
     modality: str = "T1w"
     space: str = SPACE
+    ipsilateral: bool = False
 
     def entities(self, method: str, **more: str) -> dict[str, str]:
         """Entities of a map; ``res`` is added for images only."""
@@ -86,15 +89,23 @@ class Regions:
     labels: np.ndarray
 
     @classmethod
-    def on(cls, name: str, grid: Grid) -> "Regions":
-        """Load the atlas called ``name`` (or a file) onto ``grid``."""
+    def on(cls, name: str, grid: Grid, *, ipsilateral: bool = False) -> "Regions":
+        """Load the atlas called ``name`` (or a file) onto ``grid``.
+
+        ``ipsilateral`` names the halves so where left is everybody's affected side.
+        """
         found = atlas(name)
+        if ipsilateral:
+            names = found.labels["name"].map(ipsilateral_name)
+            found = replace(found, labels=found.labels.assign(name=names))
         return cls(found, on_grid(found, grid.affine, grid.shape))
 
     @classmethod
-    def of_space(cls, space: str, name: str, grid: Grid) -> "Regions | None":
+    def of_space(
+        cls, space: str, name: str, grid: Grid, *, ipsilateral: bool = False
+    ) -> "Regions | None":
         """The atlas where images are in the template's space; elsewhere none fits."""
-        return cls.on(name, grid) if space == SPACE else None
+        return cls.on(name, grid, ipsilateral=ipsilateral) if space == SPACE else None
 
     def table(self, heatmap: np.ndarray) -> pd.DataFrame:
         """Sum and density of a map per region."""
@@ -112,10 +123,27 @@ class Regions:
         }
 
 
-def anatomy(volume: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
-    """A network's input as a background of figures: black, not zero, outside the brain."""
+def anatomy(
+    volume: np.ndarray, affine: np.ndarray, *, ipsilateral: bool = False
+) -> nib.Nifti1Image:
+    """A network's input as a background of figures: black, not zero, outside the brain.
+
+    Figures name the sides by it: left and right, or ipsilateral and contralateral.
+    """
     shown = np.where(volume == 0, volume.min(), volume).astype(np.float32)
-    return nib.Nifti1Image(shown, affine)
+    image = nib.Nifti1Image(shown, affine)
+    return mark_ipsilateral(image) if ipsilateral else image
+
+
+def sides_facts(*, ipsilateral: bool) -> dict[str, Any]:
+    """What the sidecar of a group's map says of its sides, where they are not left and right."""
+    if not ipsilateral:
+        return {}
+    said = (
+        "x < 0 is ipsilateral, the affected side of everybody, x > 0 contralateral: people whose "
+        "right side is affected were mirrored"
+    )
+    return {"Lateralisation": said}
 
 
 @dataclass(frozen=True, eq=False)

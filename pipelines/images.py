@@ -20,8 +20,29 @@ def read_nifti(path: str | Path) -> nib.Nifti1Image:
     return nib.Nifti1Image.from_filename(path)
 
 
+# Images whose left half shows everybody's affected side say so in their own header.
+IPSILATERAL = b"left half: ipsilateral (mirrored where needed)"
+
+
+def mark_ipsilateral(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """The image, marked as showing ipsilateral left and contralateral right, not left and right."""
+    image.header["descrip"] = IPSILATERAL
+    return image
+
+
+def is_ipsilateral(image: Any) -> bool:
+    """Whether an image is marked by `mark_ipsilateral`."""
+    header = getattr(image, "header", None)
+    return isinstance(header, nib.Nifti1Header) and header["descrip"].item() == IPSILATERAL
+
+
 def write_nifti(
-    path: Path, data: np.ndarray, affine: np.ndarray, *, template: bool = False
+    path: Path,
+    data: np.ndarray,
+    affine: np.ndarray,
+    *,
+    template: bool = False,
+    ipsilateral: bool = False,
 ) -> nib.Nifti1Image:
     """Write a volume in mm with equal sform and qform.
 
@@ -33,6 +54,8 @@ def write_nifti(
         Voxel to RAS+ mm.
     template : bool
         Whether the coordinates are those of MNI space (form code 4) or of the scanner (1).
+    ipsilateral : bool
+        Whether the left half is everybody's affected side; see `mark_ipsilateral`.
     """
     kind = np.uint8 if data.dtype == bool else np.float32
     image = nib.Nifti1Image(data.astype(kind), affine)
@@ -40,12 +63,20 @@ def write_nifti(
     image.set_sform(affine, code=code)
     image.set_qform(affine, code=code)
     image.header.set_xyzt_units("mm")
+    if ipsilateral:
+        mark_ipsilateral(image)
     nib.save(image, path)
     return image
 
 
-def load_volume(path: str | Path) -> tuple[nib.Nifti1Image, str, list[str]]:
+def load_volume(path: str | Path, *, mean: bool = False) -> tuple[nib.Nifti1Image, str, list[str]]:
     """Read one 3D scan, or say what is wrong with it.
+
+    Parameters
+    ----------
+    path : path
+    mean : bool
+        Whether a series of volumes is averaged; else it is refused.
 
     Returns
     -------
@@ -62,7 +93,7 @@ def load_volume(path: str | Path) -> tuple[nib.Nifti1Image, str, list[str]]:
         Not an image, truncated, 4D, empty, constant, tiny, or without orientation.
     """
     image = _open(path)
-    data, notes = _voxels(path, image)
+    data, notes = _voxels(path, image, mean)
     _check_geometry(path, image)
     if not np.any(data != data.flat[0]):
         raise InputError(
@@ -86,9 +117,10 @@ def _open(path: str | Path) -> Any:
         ) from error
 
 
-def _voxels(path: str | Path, image: Any) -> tuple[np.ndarray, list[str]]:
+def _voxels(path: str | Path, image: Any, mean: bool) -> tuple[np.ndarray, list[str]]:
     shape = image.shape
-    if len(shape) > 3 and int(np.prod(shape[3:])) > 1:
+    several = int(np.prod(shape[3:])) if len(shape) > 3 else 1
+    if several > 1 and not mean:
         raise InputError(
             f"{path}: has {'x'.join(map(str, shape))} voxels; one 3D volume is needed, so name the "
             "right volume or average them first"
@@ -99,11 +131,14 @@ def _voxels(path: str | Path, image: Any) -> tuple[np.ndarray, list[str]]:
         raise InputError(
             f"{path}: the voxels cannot be read, is the file cut short? ({error}); fetch it again"
         ) from error
-    data = data.reshape(shape[:3])
+    notes = []
+    data = data.reshape(*shape[:3], several)
+    if several > 1:
+        notes.append(f"the series of {several} volumes was averaged over time")
+    data = data.mean(axis=3, dtype=np.float32) if several > 1 else data[..., 0]
     bad = ~np.isfinite(data)
     if bad.all():
         raise InputError(f"{path}: every voxel is NaN; export the image again")
-    notes = []
     if bad.any():
         notes.append(f"{int(bad.sum())} NaN or infinite voxels were set to 0")
         data = np.where(bad, 0, data)
@@ -117,6 +152,11 @@ def _check_geometry(path: str | Path, image: Any) -> None:
             f"{path}: has neither qform nor sform, so left and right cannot be told apart; "
             "convert it again from the DICOM files"
         )
+    if isinstance(header, nib.Nifti1Header) and _sides_disagree(image):
+        raise InputError(
+            f"{path}: its qform and sform disagree about left and right; convert it again from "
+            "the DICOM files"
+        )
     if len(image.shape) < 3:
         raise InputError(f"{path}: is a {len(image.shape)}D image; one 3D volume is needed")
     size = np.linalg.norm(image.affine[:3, :3], axis=0)
@@ -129,6 +169,13 @@ def _check_geometry(path: str | Path, image: Any) -> None:
             f"({extent[0]:.0f}x{extent[1]:.0f}x{extent[2]:.0f} mm), too small for a head; is it a "
             "localiser?"
         )
+
+
+def _sides_disagree(image: Any) -> bool:
+    """Whether both forms are given and one is the mirror image of the other."""
+    codes = image.header["sform_code"], image.header["qform_code"]
+    forms = (image.get_sform()[:3, :3], image.get_qform()[:3, :3])
+    return bool(all(codes) and np.prod([np.sign(np.linalg.det(one)) for one in forms]) < 0)
 
 
 def _is_sheared(affine: np.ndarray) -> bool:

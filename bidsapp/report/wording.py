@@ -103,6 +103,15 @@ COLUMNS = {
     "template_overlap": "Overlap with the template (Dice)",
     "brain_outside_percent": "Brain outside of the grid (%)",
     "registration": "Registration",
+    "striatal_shift_mm": "Hottest voxels from the striata (mm)",
+    "striata_seen": "Striata in the field of view",
+    "cerebellum_seen": "Cerebellum in the field of view",
+    **{
+        f"sbr_{name}_{side}": f"Binding ratio, {words} {name}"
+        for name in ("caudate", "putamen")
+        for side, words in (("L", "left"), ("R", "right"))
+    },
+    "lower_putamen": "Lower putamen",
     "participant_id": "Participant",
     "session_id": "Session",
     "flags": "Flags",

@@ -11,7 +11,12 @@ CONVOLUTIONS = 4
 
 
 def build(
-    shape: tuple[int, int, int], *, channels: int = 1, outputs: int = 2, dropout: float = 0.2
+    shape: tuple[int, int, int],
+    *,
+    channels: int = 1,
+    outputs: int = 2,
+    dropout: float = 0.2,
+    width: int = WIDTH,
 ) -> nn.Sequential:
     """Four times Conv 16 (same padding) and ReLU, then FC 16 three times and FC ``outputs``.
 
@@ -28,6 +33,8 @@ def build(
         Input channels and output scores (before softmax).
     dropout : float
         Rate after the first fully connected layer, the only one that has it.
+    width : int
+        Filters of each convolution, 16 in the publication.
 
     References
     ----------
@@ -37,8 +44,8 @@ def build(
     """
     layers: list[nn.Module] = []
     for _ in range(CONVOLUTIONS):
-        layers += [nn.Conv3d(WIDTH if layers else channels, WIDTH, 3, padding=1), nn.ReLU()]
-    features = WIDTH * prod(spatial_shape(layers, shape))
+        layers += [nn.Conv3d(width if layers else channels, width, 3, padding=1), nn.ReLU()]
+    features = width * prod(spatial_shape(layers, shape))
     return nn.Sequential(
         *layers,
         nn.Flatten(),

@@ -18,11 +18,14 @@ from pipelines import analytics
 from pipelines.analytics import Brain, Ranked, Sheet
 from pipelines.choices import SHARED_TOP
 from pipelines.derivatives import label, read_table, write_table
-from pipelines.heatmaps import HeatmapNames, Regions, anatomy
+from pipelines.follow_up import add_follow_up, measured_people
+from pipelines.heatmaps import HeatmapNames, Regions, anatomy, sides_facts
 from pipelines.interfaces.attribution import method_facts
 from pipelines.interfaces.networks import read_cohort
 from pipelines.interfaces.statistics import BRAIN_SHARE
+from pipelines.preprocess import modality_of
 from pipelines.retrainings import Retrainings
+from pipelines.view import Mask, View
 
 NO_VOLUMES = (
     "correlation with volume: no volumes are known. Put those of a region into a column of "
@@ -49,6 +52,8 @@ class AnalyseMethodInputSpec(_SharedInputSpec):
     repeats = traits.List(traits.Int, mandatory=True, desc="repeat of each folder, from 1")
     volumes = traits.Dict({}, usedefault=True, desc="region -> column of the cohort")
     min_cluster_mm3 = traits.Float(0.0, usedefault=True)
+    exclude = traits.Dict({}, usedefault=True, desc="of pipelines.view.Mask; not clustered")
+    covariates = traits.List(traits.Str, [], usedefault=True, desc="columns of the cohort")
     seed = traits.Int(mandatory=True)
 
 
@@ -69,9 +74,13 @@ class AnalyseMethod(SimpleInterface):
         given, cwd = self.inputs, Path(runtime.cwd)
         cache = open_cache(Path(given.cache))
         people = _people(given)
-        regions = Regions.on(given.atlas, cache.grid)
-        names = HeatmapNames(given.model, given.classes[1], cache.grid, given.modality)
+        ipsilateral = cache.ipsilateral
+        regions = Regions.on(given.atlas, cache.grid, ipsilateral=ipsilateral)
+        names = HeatmapNames(
+            given.model, given.classes[1], cache.grid, given.modality, ipsilateral=ipsilateral
+        )
         facts = method_facts(given.attribution, given.classes[1], [f"model-{given.model}"])
+        facts |= sides_facts(ipsilateral=ipsilateral)
         sheet = Sheet(
             cwd, names, given.attribution["name"], facts | _who(people, tuple(given.classes))
         )
@@ -79,7 +88,8 @@ class AnalyseMethod(SimpleInterface):
         analytics.add_rankings(sheet, ranked, regions)
         analytics.add_fingerprints(sheet, ranked, regions)
         self._volumes(sheet, ranked, regions)
-        distances = self._maps(sheet, people, regions, _brain(cache, people))
+        brain = _brain(cache, people, View.of({"mask": given.exclude}).mask)
+        distances = self._maps(sheet, people, regions, brain, cache)
         write_table(cwd / "distances.tsv", distances.assign(method=given.attribution["name"]))
         self._results["distances"] = str(cwd / "distances.tsv")
         self._results["products"] = _closed(sheet)
@@ -91,7 +101,7 @@ class AnalyseMethod(SimpleInterface):
         return Ranked(people, plain, absolute, classes, self.inputs.seed)
 
     def _maps(
-        self, sheet: Sheet, people: Retrainings, regions: Regions, brain: Brain
+        self, sheet: Sheet, people: Retrainings, regions: Regions, brain: Brain, cache: Any
     ) -> pd.DataFrame:
         given, classes = self.inputs, tuple(self.inputs.classes)
         folds = [Path(one) for one in given.folds]
@@ -100,7 +110,14 @@ class AnalyseMethod(SimpleInterface):
         means, nobody = analytics.outcome_means(people, maps)
         sheet.missing.extend(f"mean map of {name}: nobody was one." for name in nobody)
         analytics.add_outcomes(sheet, means, people, brain)
-        analytics.add_clusters(sheet, means, classes, brain, regions, given.min_cluster_mm3)
+        clusters = analytics.add_clusters(
+            sheet, means, classes, brain, regions, given.min_cluster_mm3
+        )
+        kind = modality_of(given.modality)
+        if clusters is not None and kind.measures is not None:
+            cohort = read_cohort(given.cohort)
+            measured = measured_people(cohort, cache, people, kind, list(given.covariates))
+            add_follow_up(sheet, *clusters, measured, classes, given.seed)
         return analytics.training_distances(sheet, means)
 
     def _volumes(self, sheet: Sheet, ranked: Ranked, regions: Regions) -> None:
@@ -143,8 +160,11 @@ class CompareMethods(SimpleInterface):
 
         given = self.inputs
         people = _people(given)
-        grid = open_cache(Path(given.cache)).grid
-        names = HeatmapNames(given.model, given.classes[1], grid, given.modality)
+        cache = open_cache(Path(given.cache))
+        ipsilateral = cache.ipsilateral
+        names = HeatmapNames(
+            given.model, given.classes[1], cache.grid, given.modality, ipsilateral=ipsilateral
+        )
         facts = _who(people, tuple(given.classes)) | {
             "Methods": dict(zip(given.names, given.methods, strict=True)),
             "Top": SHARED_TOP,
@@ -156,7 +176,7 @@ class CompareMethods(SimpleInterface):
             name: (people.cube(Path(tables)), people.cube(Path(tables), "absolute"))
             for name, tables in zip(given.names, given.region_tables, strict=True)
         }
-        atlas = label(Regions.on(given.atlas, names.grid).atlas.name)
+        atlas = label(Regions.on(given.atlas, names.grid, ipsilateral=ipsilateral).atlas.name)
         overlap = analytics.overlaps(sheet, cubes, people)
         what: dict[str, Any] = {
             "Description": "Share of the top regions that two runs have in common"
@@ -213,7 +233,7 @@ def _closed(sheet: Sheet) -> dict[str, Any]:
     return sheet.products
 
 
-def _brain(cache: Any, people: Retrainings) -> Brain:
+def _brain(cache: Any, people: Retrainings, exclude: Mask) -> Brain:
     """Mean image and common brain of the people, one image in memory at a time."""
     mean, share = np.zeros(cache.grid.shape), np.zeros(cache.grid.shape)
     rows = cache.rows(people.keys)
@@ -224,4 +244,5 @@ def _brain(cache: Any, people: Retrainings) -> Brain:
     mask = share >= BRAIN_SHARE - 1e-9
     if not mask.any():
         raise InputError("the people's brains do not overlap: look at the registration figures")
-    return Brain(anatomy(mean, cache.grid.affine), mask)
+    background = anatomy(mean, cache.grid.affine, ipsilateral=cache.ipsilateral)
+    return Brain(background, mask, exclude.voxels(cache.grid, symmetric=cache.ipsilateral))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nipype.interfaces.base import (
 from tqdm import tqdm
 
 from models.grids import Grid
+from models.regions import opposite
 from pipelines.derivatives import (
     SPACE,
     derivative_uri,
@@ -36,6 +37,7 @@ from pipelines.heatmaps import (
     ledger_facts,
     person_prediction,
     person_products,
+    sides_facts,
 )
 from pipelines.images import write_nifti
 from pipelines.interfaces.networks import prediction_keys, read_cohort, rows_of
@@ -265,7 +267,8 @@ class SummariseMethod(SimpleInterface):
         write_table(cwd / "people.tsv", table[["participant_id", "session_id", "label", "fold"]])
         self._results["stack"] = str(cwd / "stack.npy")
         self._results["people"] = str(cwd / "people.tsv")
-        regions = Regions.of_space(self.inputs.space, self.inputs.atlas, cache.grid)
+        sides = {"ipsilateral": cache.ipsilateral}
+        regions = Regions.of_space(self.inputs.space, self.inputs.atlas, cache.grid, **sides)
         if regions is not None:
             write_table(cwd / "regions.tsv", self._per_repeat(regions))
             self._results["region_tables"] = str(cwd / "regions.tsv")
@@ -321,6 +324,9 @@ class SummariseMethod(SimpleInterface):
         negative, positive = self.inputs.classes
         attribution, model = self.inputs.attribution, self.inputs.model
         names = HeatmapNames(model, positive, cache.grid, self.inputs.modality, self.inputs.space)
+        # A person's map is shown as the person is; those of the group as the network saw them.
+        group = replace(names, ipsilateral=cache.ipsilateral)
+        own = Regions.of_space(self.inputs.space, self.inputs.atlas, cache.grid)
         tables = [regions.table(one) for one in maps] if regions else []
         controls = (table["label"] == negative).to_numpy()
         control_sums = None
@@ -340,23 +346,24 @@ class SummariseMethod(SimpleInterface):
                 "Score": float(np.mean(scores)),
                 **ledger_facts(ledgers[i]),
             }
+            mirrored = cache.ipsilateral and cache.mirrored[rows[i]]
             volume = np.asarray(cache.volumes[rows[i], 0], np.float32)
             products |= person_products(
                 cwd,
                 {"sub": sub, "ses": ses},
                 attribution["name"],
-                maps[i],
-                facts,
+                _turned(maps[i], mirrored),
+                facts | _mirror_facts(mirrored, ipsilateral=cache.ipsilateral),
                 names,
-                regions,
-                Seen.of(volume, images[sub, ses], cache.grid),
-                control_sums,
+                own,
+                Seen.of(_turned(volume, mirrored), images[sub, ses], cache.grid),
+                _turned_sums(control_sums, own, mirrored),
             )
         if regions is None:
             return products
         mean = np.asarray(cache.volumes[rows, 0], np.float32).mean(0)
-        background = anatomy(mean, cache.grid.affine)
-        return products | self._group(cwd, table, maps, tables, names, regions, background)
+        background = anatomy(mean, cache.grid.affine, ipsilateral=cache.ipsilateral)
+        return products | self._group(cwd, table, maps, tables, group, regions, background)
 
     def _group(
         self,
@@ -375,6 +382,7 @@ class SummariseMethod(SimpleInterface):
         method, grid = self.inputs.attribution["name"], names.grid
         negative, positive = self.inputs.classes
         facts = method_facts(self.inputs.attribution, positive, [f"model-{names.model}"])
+        facts |= sides_facts(ipsilateral=names.ipsilateral)
         products: Products = {}
         per_class: dict[str, list[pd.DataFrame]] = {}
         limits = overlay_limits(maps[(table["label"] == positive).to_numpy()].mean(0))
@@ -386,7 +394,11 @@ class SummariseMethod(SimpleInterface):
             )
             figure = f"group/figures/{Path(path).name.removesuffix('.nii.gz')}.png"
             mean = write_nifti(
-                cwd / Path(path).name, maps[chosen].mean(0), grid.affine, template=True
+                cwd / Path(path).name,
+                maps[chosen].mean(0),
+                grid.affine,
+                template=True,
+                ipsilateral=names.ipsilateral,
             )
             drawn = plot_slices(
                 background, mean, overlay_range=limits, title=f"mean of {one}", units="relevance"
@@ -411,6 +423,30 @@ class SummariseMethod(SimpleInterface):
         products[path] = {"file": str(cwd / Path(path).name), "sidecar": facts | regions.sidecar}
         products[figure] = {"file": str(cwd / Path(figure).name), "sidecar": None}
         return products
+
+
+def _turned(volume: np.ndarray, mirrored: bool) -> np.ndarray:
+    """What a network saw, or its map, with left and right as the person has them."""
+    return volume[::-1] if mirrored else volume
+
+
+def _turned_sums(
+    sums: pd.Series | None, regions: Regions | None, mirrored: bool
+) -> pd.Series | None:
+    """The controls' sums beside a person's: those of the other half where it was mirrored."""
+    if sums is None or regions is None or not mirrored:
+        return sums
+    other = opposite([str(name) for name in regions.atlas.labels["name"]])
+    return pd.Series(sums.to_numpy()[other])
+
+
+def _mirror_facts(mirrored: bool, *, ipsilateral: bool) -> dict[str, Any]:
+    if not ipsilateral:
+        return {}
+    return {"Mirrored": MIRRORED_BACK if mirrored else "no: the affected side is left as it is"}
+
+
+MIRRORED_BACK = "the network saw the image mirrored; the map is mirrored back, so left is left"
 
 
 class ExplainPersonInputSpec(BaseInterfaceInputSpec):
@@ -448,8 +484,9 @@ class ExplainPerson(SimpleInterface):
         model = StoredModel(Path(self.inputs.model))
         card = model.card
         positive = card["Classes"][1]
-        read = modality_of(model.modality).volume
-        volume = read(self.inputs.image, model.grid, card["Intensity"])[None]
+        kind, view, image = modality_of(model.modality), model.view, self.inputs.image
+        volume = view.read(kind, image, model.grid, card["Intensity"])[None]
+        mirrored = view.is_mirrored(kind, image)
         networks = [model.network(fold).to(self.inputs.device) for fold in self.inputs.folds]
         volumes = [self._seen(model, fold, volume) for fold in self.inputs.folds]
         with torch.no_grad():
@@ -474,7 +511,7 @@ class ExplainPerson(SimpleInterface):
         )
         names = HeatmapNames(model.name, positive, model.grid, model.modality, model.space)
         regions = Regions.of_space(model.space, card["Atlas"], model.grid)
-        seen = Seen.of(volume[0, 0], self.inputs.image, model.grid)
+        seen = Seen.of(_turned(volume[0, 0], mirrored), self.inputs.image, model.grid)
         around, column = Surroundings.on(model.grid, regions), column_of(card, positive)
         for attribution in card["Attributions"]:
             found = [
@@ -490,16 +527,18 @@ class ExplainPerson(SimpleInterface):
                 "Score": float(np.mean([ledger.pop("score") for ledger in ledgers])),
                 **ledger_facts(ledgers),
             }
+            mean = np.mean([one[0][0] for one in found], axis=0)
+            sums = self._control_sums(attribution["name"], card["Classes"][0])
             products |= person_products(
                 cwd,
                 ids,
                 attribution["name"],
-                np.mean([one[0][0] for one in found], axis=0),
-                facts,
+                _turned(mean, mirrored),
+                facts | _mirror_facts(mirrored, ipsilateral=view.mirror),
                 names,
                 regions,
                 seen,
-                self._control_sums(attribution["name"], card["Classes"][0]),
+                _turned_sums(sums, regions, mirrored),
             )
         self._results["products"] = products
         return runtime

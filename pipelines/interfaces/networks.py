@@ -92,6 +92,7 @@ class PackVolumesInputSpec(BaseInterfaceInputSpec):
     modality = traits.Str("T1w", usedefault=True)
     intensity = traits.Str(mandatory=True)
     model = traits.Str("model", usedefault=True, desc="label of the model")
+    view = traits.Dict({}, usedefault=True, desc="of pipelines.view.View")
 
 
 class PackVolumesOutputSpec(TraitedSpec):
@@ -115,15 +116,18 @@ class PackVolumes(SimpleInterface):
         from pipelines import duplicates
         from pipelines.preprocess import modality_of
         from pipelines.stored_models import grid_from_card
+        from pipelines.view import View
 
         cohort = read_cohort(self.inputs.cohort)
         grid, kind = grid_from_card(self.inputs.grid), modality_of(self.inputs.modality)
         images = tqdm(cohort["image"], desc="packing images", unit="image", disable=None)
-        volumes = (kind.volume(path, grid, self.inputs.intensity) for path in images)
+        view, intensity = View.of(self.inputs.view), self.inputs.intensity
+        volumes = (view.read(kind, path, grid, intensity) for path in images)
+        mirrored = [view.is_mirrored(kind, path) for path in cohort["image"]] * view.mirror
         cwd, keys = Path(runtime.cwd), prediction_keys(cohort)
         seen = duplicates.Seen(grid.voxel_mm)
         watched = seen.watch(cohort["image"], volumes)
-        cache = write_cache(cwd / "cache", keys, watched, grid, kind.channels)
+        cache = write_cache(cwd / "cache", keys, watched, grid, kind.channels, mirrored)
         found = duplicates.find(cohort, seen, cache.image_hashes)
         duplicates.refuse(found, cohort)
         write_table(cwd / "cohort.tsv", duplicates.used_once(cohort, found))

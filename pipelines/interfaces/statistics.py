@@ -20,13 +20,14 @@ from nipype.interfaces.base import (
 from models.errors import InputError
 from models.grids import Grid
 from pipelines.derivatives import SPACE, grid_sidecar, label, read_table, relative_path, write_table
-from pipelines.heatmaps import HeatmapNames, Products, Regions, anatomy
-from pipelines.images import write_nifti
+from pipelines.heatmaps import HeatmapNames, Products, Regions, anatomy, sides_facts
+from pipelines.images import mark_ipsilateral, write_nifti
 from pipelines.interfaces.networks import prediction_keys
 from pipelines.people import exchange, join_people
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
 
 BRAIN_SHARE = 0.9
+_SCALES = {"zscore": "z-score inside each brain", "stored": "as preprocessed"}
 
 
 class VoxelwiseTestInputSpec(BaseInterfaceInputSpec):
@@ -42,6 +43,7 @@ class VoxelwiseTestInputSpec(BaseInterfaceInputSpec):
     covariates = traits.List(traits.Str, mandatory=True)
     model = traits.Str(mandatory=True)
     atlas = traits.Str(mandatory=True)
+    intensity = traits.Str("max", usedefault=True, desc="scale of the packed images")
     options = traits.Dict(mandatory=True, desc="fields of StatisticsOptions")
     exchange_within_fold = traits.Bool(mandatory=True)
     seed = traits.Int(mandatory=True)
@@ -81,10 +83,11 @@ class VoxelwiseTest(SimpleInterface):
         finally:
             maps.unlink(missing_ok=True)  # as large as all maps together
         facts = self._facts(people, excluded, design, within, int(mask.sum())) | result.facts
-        shelf = _Shelf(cwd, self._entities(cache.grid), cache.grid)
+        facts |= sides_facts(ipsilateral=cache.ipsilateral)
+        shelf = _Shelf(cwd, self._entities(cache.grid), cache.grid, cache.ipsilateral)
         self._results["products"] = _Report(shelf, options, mask, result, facts).products(
             [
-                Regions.on(name, cache.grid)
+                Regions.on(name, cache.grid, ipsilateral=cache.ipsilateral)
                 for name in (self.inputs.atlas, *options.cluster_atlases)
             ],
             background,
@@ -94,6 +97,11 @@ class VoxelwiseTest(SimpleInterface):
     @property
     def _options(self) -> StatisticsOptions:
         return StatisticsOptions(**self.inputs.options, memory_mb=self.inputs.memory_mb)
+
+    @property
+    def _scale(self) -> str:
+        """Images that have a scale of their own, such as uptake, keep it."""
+        return "stored" if self.inputs.intensity == "stored" else "zscore"
 
     def _people(self) -> tuple[pd.DataFrame, Any, dict[str, str]]:
         """Rows of the predictions, one per person with complete columns; who is left out, why."""
@@ -117,7 +125,7 @@ class VoxelwiseTest(SimpleInterface):
         fwhm = self._options.smoothing_fwhm_mm
         for i, (row, cached) in enumerate(zip(people["row"], rows, strict=True)):
             volume = (
-                scale_intensity(np.asarray(cache.volumes[cached, 0], np.float32), "zscore")
+                scale_intensity(np.asarray(cache.volumes[cached, 0], np.float32), self._scale)
                 if stack is None
                 else np.asarray(stack[row], np.float32)
             )
@@ -164,7 +172,7 @@ class VoxelwiseTest(SimpleInterface):
             "Exchangeability": self._exchanged(within),
             "VarianceGroups": [positive, negative] if options.variance_groups else None,
             "SmoothingFWHM_mm": options.smoothing_fwhm_mm,
-            "Intensity": "z-score inside each brain" if not self.inputs.stack else "as computed",
+            "Intensity": "as computed" if self.inputs.stack else _SCALES[self._scale],
             "MinClusterMm3": options.min_cluster_mm3,
             "Participants": counts,
             "Excluded": excluded,
@@ -202,13 +210,15 @@ class _Shelf:
     cwd: Path
     entities: Mapping[str, str]
     grid: Grid
+    ipsilateral: bool = False
 
     def image(
         self, volume: np.ndarray, facts: Mapping[str, Any], what: str, **more: str
     ) -> Products:
         path = relative_path("statmap", ".nii.gz", {**self.entities, **more})
         file = self.cwd / Path(path).name
-        write_nifti(file, volume, self.grid.affine, template=True)
+        sides = {"ipsilateral": self.ipsilateral}
+        write_nifti(file, volume, self.grid.affine, template=True, **sides)
         sidecar = {"Description": what, **facts, **grid_sidecar(self.grid)}
         return {path: {"file": str(file), "sidecar": sidecar}}
 
@@ -313,6 +323,8 @@ class _Report:
         from pipelines.figures import glass_brain, plot_slices
 
         image = nib.Nifti1Image(kept.astype(np.float32), self.shelf.grid.affine)
+        if self.shelf.ipsilateral:
+            mark_ipsilateral(image)
         least = float(np.abs(kept[kept != 0]).min()) if kept.any() else None
         units = self.result.name
         slices = plot_slices(background, image, units=units, threshold=least)
@@ -346,4 +358,5 @@ def _brain(cache: Any, rows: list[int]) -> tuple[np.ndarray, nib.Nifti1Image]:
     mask = inside / len(rows) >= BRAIN_SHARE
     if not mask.any():
         raise InputError("the people's brains do not overlap: look at the registration figures")
-    return mask, anatomy(total / len(rows), cache.grid.affine)
+    background = anatomy(total / len(rows), cache.grid.affine, ipsilateral=cache.ipsilateral)
+    return mask, background

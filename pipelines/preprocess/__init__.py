@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from pipelines.preprocess.modality import Modality
 
 # BIDS suffix of the raw image to its module; the first that a dataset has is the default.
-MODALITIES = {"T1w": "t1w", "FLAIR": "flair", "dwimap": "dwimap"}
+MODALITIES = {"T1w": "t1w", "FLAIR": "flair", "spect": "spect", "dwimap": "dwimap"}
 
 
-# How a brain may be brought to the template's grid, the most first.
-REGISTRATIONS = ("nonlinear", "linear", "none")
+# How a brain may be brought to the template's grid, the most first; t1w: by the T1w image.
+REGISTRATIONS = ("nonlinear", "linear", "t1w", "none")
 
 
 def modality_of(suffix: str) -> "Modality":

@@ -428,5 +428,5 @@ MODALITY = Modality(
     workflow=init_flair_wf,
     volume=network_input,
     needs_t1w=True,
-    lesions=lesion_path,
+    uses_lesions=True,
 )

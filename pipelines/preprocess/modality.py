@@ -36,10 +36,10 @@ class Modality:
         (path of ``registered``, grid, intensity) to the network's input, (channels, x, y, z)
         float32 on the grid.
     needs_t1w : bool
-        Whether scans come with the person's T1w image, where there is one.
-    lesions : callable, optional
-        (scan, options) to the path of the lesions in template space, below the output folder, for
-        modalities whose scans come with the mask that the dataset has of them.
+        Whether scans come with the person's T1w image, where there is one. They also do where
+        the recipe's registration is ``t1w``.
+    uses_lesions : bool
+        Whether scans come with the lesion mask that the dataset has of them.
     channels : int
         Of ``volume``.
     parameters : tuple of str
@@ -47,6 +47,15 @@ class Modality:
         several.
     names : str
         Pattern of the file names of its scans, where the suffix does not tell them.
+    registrations : tuple of str
+        Those of `pipelines.preprocess.REGISTRATIONS` that there are.
+    to_be_mirrored : callable, optional
+        (path of ``registered``) to whether left and right are exchanged in what a network sees
+        where the recipe says ``mirror``, so that the affected side is left in everybody. None
+        where a modality does not know of such a side.
+    measures : callable, optional
+        (path of ``registered``) to numbers of the image that uptake elsewhere is held against;
+        the first one is the leading one.
     """
 
     suffix: str
@@ -56,10 +65,13 @@ class Modality:
     workflow: Callable[..., pe.Workflow]
     volume: Callable[[str | Path, Grid, str], np.ndarray]
     needs_t1w: bool = False
+    uses_lesions: bool = False
     channels: int = 1
     parameters: tuple[str, ...] = ()
     names: str = "*"
-    lesions: Callable[[Scan, Any], str] | None = None
+    registrations: tuple[str, ...] = ("nonlinear", "linear", "none")
+    to_be_mirrored: Callable[[str | Path], bool] | None = None
+    measures: Callable[[str | Path], dict[str, float]] | None = None
 
     def is_done(self, output_dir: Path, scan: Scan, options: Any) -> bool:
         """Whether the derivatives of this very scan with these options are all there."""

@@ -8,6 +8,7 @@ from typing import Any
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from models.errors import InputError
 from models.grids import full_grid
 from pipelines.brain_extraction import check
 from pipelines.derivatives import (
@@ -64,6 +65,11 @@ class T1wOptions:
     @classmethod
     def of(cls, preprocessing: Mapping[str, Any], seed: int) -> "T1wOptions":
         """The recipe's ``[preprocessing]``; ANTs needs a seed above zero."""
+        if preprocessing["registration"] == "t1w":
+            raise InputError(
+                "[preprocessing] registration = 't1w' is of other modalities, which go through "
+                "the T1w image; choose nonlinear, linear or none"
+            )
         return cls(
             preprocessing["registration"],
             preprocessing["resolution_mm"],

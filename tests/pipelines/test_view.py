@@ -1,0 +1,269 @@
+"""What a network sees of an image: crops, blanked regions, one affected side for everybody."""
+
+import json
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.errors import InputError
+from models.grids import GRIDS, Grid
+from models.regions import ipsilateral_name, merge_sides, opposite, region_mask, side_of
+from models.volumes import open_cache, write_cache
+from pipelines.atlases import atlas, on_grid
+from pipelines.derivatives import read_table, write_table
+from pipelines.figures import plot_slices
+from pipelines.heatmaps import anatomy
+from pipelines.images import is_ipsilateral, mark_ipsilateral, read_nifti, write_nifti
+from pipelines.interfaces.attribution import MIRRORED_BACK, SummariseMethod
+from pipelines.interfaces.networks import PackVolumes
+from pipelines.preprocess import modality_of
+from pipelines.view import Mask, View
+
+GRID = Grid("12mm", (13, 16, 13), 12.0, (-72.0, -106.0, -62.0))
+SPECT, T1W = modality_of("spect"), modality_of("T1w")
+LEFT, RIGHT = (2, 8, 5), (10, 8, 5)  # voxels that are each other's mirror image
+
+
+# --- grids and masks -----------------------------------------------------------------------------
+
+
+def test_a_crop_keeps_its_place_in_the_world():
+    whole, part = GRIDS["spect"], GRIDS["spect"].cropped([[5, 66], [31, 75], [17, 52]])
+    assert part.shape == (61, 44, 35)  # Nazari et al. 2021
+    place = nib.affines.apply_affine
+    np.testing.assert_allclose(place(part.affine, (1, 2, 3)), place(whole.affine, (6, 33, 20)))
+    assert part.name.isalnum()
+    assert whole.cropped(()) is whole
+
+
+@pytest.mark.parametrize("box", [[[0, 72], [0, 90], [0, 72]], [[5, 5], [0, 9], [0, 9]], [[0, 9]]])
+def test_a_crop_outside_the_grid_is_refused(box):
+    with pytest.raises(InputError, match=r"71x90x72 voxels of the grid 'spect'"):
+        GRIDS["spect"].cropped(box)
+
+
+def test_a_mask_covers_its_regions_and_their_margin():
+    labels = np.zeros((9, 9, 9), int)
+    labels[4, 4, 4], labels[0, 0, 0] = 1, 2
+    names = pd.DataFrame({"index": [1, 2], "name": ["Putamen_L", "Insula_L"]})
+    found = region_mask(labels, names, ["Putamen"], np.diag([2.0, 2, 2, 1]), 4.0)
+    where = np.indices(labels.shape) - 4
+    np.testing.assert_array_equal(found, 2 * np.linalg.norm(where, axis=0) <= 4)
+    with pytest.raises(InputError, match="no region 'Putamn'; did you mean 'Putamen'"):
+        region_mask(labels, names, ["Putamn"], np.eye(4))
+
+
+def test_the_striatal_mask_leaves_the_outer_insula():
+    mask = Mask(("Caudate", "Putamen", "Pallidum", "Thalamus", "Amygdala"), 6.0)
+    grid = GRIDS["spect"]
+    blank = mask.voxels(grid, symmetric=True)
+    np.testing.assert_array_equal(blank, blank[::-1])
+    found = atlas("AAL")
+    labels = on_grid(found, grid.affine, grid.shape)
+    index = dict(zip(found.labels["name"], found.labels["index"], strict=True))
+    for name in ("Caudate_L", "Putamen_R", "Thalamus_L", "Amygdala_R"):
+        assert blank[labels == index[name]].all()
+    left = [1 - blank[labels == index[name]].mean() for name in ("Insula_L", "Insula_R")]
+    assert 0.4 < min(left) < max(left) < 0.75  # as the recipe says
+
+
+# --- names of sides ------------------------------------------------------------------------------
+
+
+def test_halves_are_renamed_and_still_pair_up():
+    names = ["Insula_L", "Insula_R", "Vermis_3", "Left-Putamen"]
+    renamed = [ipsilateral_name(one) for one in names]
+    assert renamed == ["Insula_ipsi", "Insula_contra", "Vermis_3", "Putamen_ipsi"]
+    assert [side_of(one) for one in renamed] == ["L", "R", None, "L"]
+    table = pd.DataFrame({"index": range(4), "name": renamed, "voxels": 1, "sum": 2.0})
+    assert merge_sides(table)["name"].tolist() == ["Insula", "Vermis_3", "Putamen_ipsi"]
+
+
+def test_the_other_half_of_every_region():
+    assert opposite(["Insula_L", "Vermis_3", "Insula_R", "Alone_L"]).tolist() == [2, 1, 0, 3]
+
+
+# --- views ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Registered images with a hot spot left or right, and the sidecars that say which is lower."""
+    found = {}
+    for name, hot, lower in (("L", RIGHT, "L"), ("R", LEFT, "R")):
+        data = np.ones(GRID.shape, np.float32)
+        data[hot] = 5
+        path = tmp_path / f"sub-{name}/spect/sub-{name}_space-MNI_spect.nii.gz"
+        path.parent.mkdir(parents=True)
+        write_nifti(path, data, GRID.affine, template=True)
+        ratios = dict.fromkeys(("caudate_L", "caudate_R", "putamen_L", "putamen_R"), 1.0)
+        ratios[f"putamen_{lower}"] = 0.5
+        said = {"LowerPutamen": lower, "SpecificBindingRatio": ratios}
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(said))
+        found[name] = path
+    return found
+
+
+def test_the_lower_side_is_left_in_what_the_network_sees(people):
+    view = View(mirror=True)
+    seen = {who: view.read(SPECT, path, GRID, "stored")[0] for who, path in people.items()}
+    assert [view.is_mirrored(SPECT, people[who]) for who in "LR"] == [False, True]
+    np.testing.assert_array_equal(seen["L"], seen["R"])
+    assert seen["R"][RIGHT] == 5  # what is hot is on the other side
+    plain = View().read(SPECT, people["R"], GRID, "stored")[0]
+    np.testing.assert_array_equal(plain[::-1], seen["R"])
+
+
+def test_measures_go_by_the_lower_side(people):
+    found = SPECT.measures(people["R"])
+    assert next(iter(found)) == "ipsilateral putamen SBR"
+    assert found["ipsilateral putamen SBR"] == 0.5
+    assert found["contralateral putamen SBR"] == 1.0
+
+
+def test_blanked_regions_are_zero_after_mirroring(people):
+    mask = Mask(("Insula_L",), 12.0)
+    view = View(mask, mirror=True)
+    blank = mask.voxels(GRID, symmetric=True)
+    assert blank.any()
+    assert (blank != mask.voxels(GRID)).any()  # mirroring needs both sides
+    for path in people.values():
+        seen = view.read(SPECT, path, GRID, "stored")[0]
+        assert (seen[blank] == 0).all()
+        assert (seen[~blank] != 0).any()
+
+
+def test_what_cannot_be_seen_is_refused():
+    with pytest.raises(InputError, match="T1w images do not tell which side"):
+        View(mirror=True).check(T1W, GRID)
+    with pytest.raises(InputError, match=r"its middle is at x = -1 mm"):
+        View(mirror=True).check(SPECT, GRIDS["2mm"])
+    with pytest.raises(InputError, match="no region 'Striatum'"):
+        View(Mask(("Striatum",))).check(T1W, GRID)
+    View(Mask(("Putamen",), 4.0), mirror=True).check(SPECT, GRIDS["spect"])
+
+
+def test_a_view_survives_a_model_card():
+    view = View(Mask(("Putamen", "Caudate"), 4.0), mirror=True)
+    assert View.of(json.loads(json.dumps(view.as_dict()))) == view
+    assert View.of({}) == View()
+
+
+def test_packed_images_say_who_was_mirrored(people, tmp_path):
+    rows = [
+        {"participant_id": f"sub-{who}", "session_id": "", "image": str(path), "positive": True,
+         "train": True, "test": True}
+        for who, path in people.items()
+    ]  # fmt: skip
+    stored = read_nifti(people["R"])  # two people, not one person twice
+    data = np.asarray(stored.dataobj) * 1.1
+    write_nifti(people["R"], data, stored.affine, template=True)
+    write_table(tmp_path / "cohort.tsv", pd.DataFrame(rows))
+    grid = {"name": GRID.name, "shape": list(GRID.shape), "voxel_mm": 12.0,
+            "origin_mm": list(GRID.origin_mm)}  # fmt: skip
+    shared = {"cohort": tmp_path / "cohort.tsv", "grid": grid, "modality": "spect"}
+    caches = {}
+    for mirror in (True, False):
+        view = View(mirror=mirror).as_dict()
+        node = PackVolumes(intensity="stored", view=view, **shared)
+        (tmp_path / str(mirror)).mkdir()
+        node._run_interface(SimpleNamespace(cwd=str(tmp_path / str(mirror))))
+        caches[mirror] = open_cache(tmp_path / str(mirror) / "cache")
+    assert caches[True].mirrored == [False, True]
+    assert caches[True].ipsilateral
+    left, right = caches[True].volumes[:, 0].astype(np.float32)
+    np.testing.assert_allclose(1.1 * left, right, rtol=2e-3)
+    assert caches[False].mirrored == []
+    assert not caches[False].ipsilateral
+    assert (caches[False].volumes[0] != caches[False].volumes[1]).any()
+
+
+# --- where maps are shown ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def summarised(people, tmp_path):
+    """Both people's maps, hot on the ipsilateral side as the network saw them."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    keys = [("L", ""), ("R", "")]
+    view = View(mirror=True)
+    volumes = [view.read(SPECT, people[sub], GRID, "stored") for sub, _ in keys]
+    cache = write_cache(tmp_path / "cache", keys, volumes, GRID, mirrored=[False, True])
+    maps = np.zeros((2, *GRID.shape), np.float32)
+    maps[:, LEFT[0], LEFT[1], LEFT[2]] = 1
+    np.save(folder / "one.npy", maps)
+    index = {"keys": keys, "fold": 1, "one": [{"score": 1.0}, {"score": 1.0}]}
+    (folder / "index.json").write_text(json.dumps(index))
+    ids = pd.DataFrame({"participant_id": ["sub-L", "sub-R"], "session_id": [None, None]})
+    images = ids.assign(image=[str(people[sub]) for sub, _ in keys], positive=[True, False])
+    write_table(tmp_path / "cohort.tsv", images)
+    write_table(tmp_path / "predictions.tsv", ids.assign(label=["reduced", "normal"], fold=1))
+    node = SummariseMethod(
+        attribution={"name": "one", "method": "saliency"}, folds=[str(folder)], repeats=[1],
+        predictions=tmp_path / "predictions.tsv", cohort=tmp_path / "cohort.tsv",
+        cache=str(tmp_path / "cache"), content_hash=cache.content_hash,
+        classes=["normal", "reduced"], model="x", modality="spect", atlas="AAL",
+    )  # fmt: skip
+    (tmp_path / "out").mkdir()
+    node._run_interface(SimpleNamespace(cwd=str(tmp_path / "out")))
+    return node._results
+
+
+def one_product(results, start, ending):
+    (found,) = (
+        value
+        for path, value in results["products"].items()
+        if path.startswith(start) and path.endswith(ending)
+    )
+    return found
+
+
+@pytest.mark.parametrize(("who", "hot"), [("L", LEFT), ("R", RIGHT)])
+def test_a_persons_map_is_on_the_persons_own_side(summarised, who, hot):
+    product = one_product(summarised, f"sub-{who}/spect/", "_heatmap.nii.gz")
+    image = read_nifti(product["file"])
+    data = np.asarray(image.dataobj)
+    assert np.unravel_index(data.argmax(), data.shape) == hot
+    assert not is_ipsilateral(image)
+    assert (product["sidecar"]["Mirrored"] == MIRRORED_BACK) == (who == "R")
+    table = read_table(one_product(summarised, f"sub-{who}/spect/", "_heatmap.tsv")["file"])
+    names = table.loc[table["sum"] > 0, "name"]
+    assert all(side_of(name) == who for name in names)
+    assert not table["name"].str.contains("ipsi|contra").any()
+
+
+def test_the_groups_maps_say_ipsilateral(summarised):
+    product = one_product(summarised, "group/", "desc-reduced_heatmap.nii.gz")
+    image = read_nifti(product["file"])
+    assert is_ipsilateral(image)
+    assert np.asarray(image.dataobj)[LEFT] == 1
+    assert "mirrored" in product["sidecar"]["Lateralisation"]
+    table = read_table(one_product(summarised, "group/", "atlas-AAL_heatmap.tsv")["file"])
+    assert not any(name.endswith(("_L", "_R")) for name in table["name"])
+    assert table["name"].str.endswith("_ipsi").any()
+
+
+def test_figures_write_the_sides_that_an_image_has():
+    data = np.pad(np.ones((6, 6, 6), np.float32), 3)
+    affine = np.diag([8.0, 8, 8, 1])
+    affine[:3, 3] = -44
+    letters = {}
+    for ipsilateral in (False, True):
+        image = anatomy(data, affine, ipsilateral=ipsilateral)
+        drawn = plot_slices(image)
+        letters[ipsilateral] = {t.get_text() for axes in drawn.axes for t in axes.texts}
+    assert {"L", "R"} <= letters[False]
+    assert {"I", "C"} <= letters[True]
+    assert not {"L", "R"} & letters[True]
+    assert any("(I)" in text for text in letters[True])
+
+
+def test_the_mark_survives_the_disk(tmp_path):
+    write_nifti(tmp_path / "a.nii.gz", np.ones((3, 3, 3)), np.eye(4), ipsilateral=True)
+    assert is_ipsilateral(nib.load(tmp_path / "a.nii.gz"))
+    assert not is_ipsilateral(nib.Nifti1Image(np.ones((3, 3, 3)), np.eye(4)))
+    assert is_ipsilateral(mark_ipsilateral(nib.Nifti1Image(np.ones((3, 3, 3)), np.eye(4))))
