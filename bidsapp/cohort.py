@@ -10,14 +10,14 @@ import pandas as pd
 from bidsapp.sessions import ordered, read_sessions
 from bidsapp.settings import Cohort as CohortOptions
 from models.errors import InputError
-from pipelines.derivatives import label, read_table
+from pipelines.derivatives import label, read_table, text
 
 # Columns of the tables that covariates are joined to.
 RESERVED = frozenset(
     (
         *("session_id", "image", "positive", "train", "test", "row", "family"),
         *("label", "probability", "score", "threshold", "predicted", "outcome", "n_models"),
-        *("fold", "folds"),
+        *("fold", "folds", "lesions", "lesion_volume_ml"),
     )
 )
 
@@ -207,13 +207,6 @@ def _unusable(path: Path, rows: pd.DataFrame, name: str) -> list[str]:
         "statistics only"
         for person, value in zip(people["participant_id"], people[name], strict=True)
     ]
-
-
-def text(value: object) -> str:
-    """Write a cell as a person would: 1.0 as 1, a missing one as nothing."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return "" if pd.isna(value) else str(value).strip()
 
 
 def _classes(path: Path, table: pd.DataFrame, options: CohortOptions) -> tuple[str, str]:

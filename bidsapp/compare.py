@@ -11,6 +11,7 @@ import pandas as pd
 
 from bidsapp import run
 from bidsapp.diary import tell
+from bidsapp.overview import classifiers, regions
 from bidsapp.settings import Recipe, Settings, parse, read_toml
 from models.errors import InputError
 from models.training.comparison import compare
@@ -207,7 +208,15 @@ def report(output_dir: Path, recipe: str, key: str, variants: Sequence[Variant])
         "Variants": {one.name: f"model-{one.model}" for one in variants},
         "Tests": TESTS,
     }
-    for name, table in (("trainings", every), ("metrics", pairs)):
+    models = {one.name: one.model for one in variants}
+    positive = variants[0].settings.recipe.cohort.positive
+    tables = {
+        "trainings": every,
+        "metrics": pairs,
+        "classifiers": classifiers(output_dir, scores, models),
+        "regions": regions(output_dir, models, positive),
+    }
+    for name, table in tables.items():
         path = output_dir / f"{stem}_{name}.tsv"
         write_table(path, table)
         write_json(path.with_suffix(".json"), facts)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MODALITIES = {
     "T1w": ("bidsapp.demo", 1),
     "anomaly": ("bidsapp.demo_maps", 0),
+    "FLAIR": ("bidsapp.demo_flair", 0),
     "spect": ("bidsapp.demo_spect", 0),
 }
 UNUSABLE = 64  # exit code: command line or folder unusable, nothing done
@@ -230,7 +231,8 @@ def claim(target: Path, force: bool) -> None:
             )
         if not _is_demo(target):
             raise InputError(f"{target} holds no BrainWhy demo, so --force does not touch it.")
-        for folder in (*target.glob("sub-*"), target / TRUTH_FOLDER):
+        made = (TRUTH_FOLDER, Path("derivatives/lesions"))
+        for folder in (*target.glob("sub-*"), *(target / one for one in made)):
             shutil.rmtree(folder, ignore_errors=True)
     target.mkdir(parents=True, exist_ok=True)
 
@@ -433,6 +435,13 @@ def _share(text: str) -> float:
     return value
 
 
+def _modality(text: str) -> str:
+    for name in MODALITIES:
+        if name.lower() == text.lower():
+            return name
+    raise argparse.ArgumentTypeError(f"{text} is none of: {', '.join(MODALITIES)}")
+
+
 def _people(text: str) -> int:
     value = int(text)
     if value < 2:
@@ -460,14 +469,18 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_make(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", type=Path, metavar="DIR", help="new or empty folder")
     parser.add_argument(
-        "--modality", choices=MODALITIES, default="T1w", help="what is scanned (T1w)"
+        "--modality",
+        type=_modality,
+        default="T1w",
+        metavar="|".join(MODALITIES),
+        help="what is scanned (T1w)",
     )
     parser.add_argument(
         "--participants",
         type=_people,
         metavar="N",
-        help="people with an image, patients and controls in turn (T1w: 24, anomaly: 44, spect: "
-        "48)",
+        help="people with an image, patients and controls in turn (T1w, FLAIR: 24, anomaly: "
+        "44, spect: 48)",
     )
     parser.add_argument(
         "--resolution",
@@ -475,13 +488,14 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         metavar="MM",
         help="voxel edge (T1w, anomaly: 3, spect: 4)",
     )
+    parser.add_argument("--resolution", type=_millimetres, metavar="MM", help="voxel edge (3)")
     parser.add_argument(
         "--effect",
         type=_share,
         metavar="SHARE",
         help="share of hippocampus and amygdala (anomaly: of the anisotropy in small spheres of "
-        "the deep nuclei; spect: of the binding of the affected putamen) lost by patients; 0: none "
-        "(0.6)",
+        "the deep nuclei; spect: of the binding of the affected putamen) lost by patients; FLAIR: "
+        "their lesion load, 1 being 20 ml; 0: none (0.6)",
     )
     parser.add_argument("--seed", type=int, default=0, help="settles everything (0)")
     parser.add_argument(

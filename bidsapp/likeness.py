@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bidsapp.cohort import CohortTable, check_columns, read_participants, text
+from bidsapp.cohort import CohortTable, check_columns, read_participants
 from bidsapp.settings import Training, column_and_bin
 from models.errors import InputError
 from models.training.splits import Likeness, Split
+from pipelines.derivatives import text
 
 
 def read_likeness(

@@ -20,19 +20,21 @@ from models.attribution import OF_REGIONS
 from models.errors import InputError
 from models.grids import MNI_ORIGIN_MM
 from models.harmonisation import confounding
+from models.training.augmentation import check_flips
 from models.training.optimiser import adam
 from models.training.protocol import Protocol
 from models.training.search import applied, every_setting
 from models.training.splits import Split, split_people
 from pipelines.anomaly import init_anomaly_wf, init_detect_wf
 from pipelines.atlases import SHIPPED, atlas
-from pipelines.baselines import BaselineOptions
+from pipelines.baselines import LESION_ML, BaselineOptions
 from pipelines.derivatives import (
     OWN_SPACE,
     SPACE,
     carry_sessions,
     label,
     read_sidecar,
+    read_table,
     remove_older,
     write_dataset,
     write_table,
@@ -141,11 +143,11 @@ def _check_trainings(settings: Settings) -> None:
     """Build every network that the recipe trains, and read its protocol."""
     recipe = settings.recipe
     for changes in every_setting(recipe.training.search):
-        network, protocol = applied(changes, _network(settings), asdict(recipe.training.protocol))
-        adam(
-            new_network(network, recipe.preprocessing.network_grid),
-            parse(Protocol, protocol, settings.recipe_source, "training.protocol"),
-        )
+        table, options = applied(changes, _network(settings), asdict(recipe.training.protocol))
+        network = new_network(table, recipe.preprocessing.network_grid)
+        protocol = parse(Protocol, options, settings.recipe_source, "training.protocol")
+        adam(network, protocol)
+        check_flips(network, protocol.augmentation)
 
 
 def _clean(settings: Settings, level: str) -> None:
@@ -212,7 +214,7 @@ def _scans(settings: Settings, people: Sequence[str], diary: Diary) -> list[Scan
         scans, warnings = with_t1w(scans, _found(settings, people, "T1w", (), diary))
         for sentence in warnings:
             diary.warn(sentence)
-    if _modality(settings).uses_lesions:
+    if _modality(settings).lesions is not None:
         sources = lesion_sources(settings.bids_dir, settings.derivatives, settings.output_dir)
         scans, warnings = with_lesions(scans, people, sources)
         for sentence in warnings:
@@ -432,10 +434,13 @@ def _cut(settings: Settings, cohort: CohortTable) -> list[str]:
 
 
 def _baselines(recipe: Recipe) -> BaselineOptions:
-    """The recipe's baselines, less that on regions where neither atlas nor volumes are known."""
-    if _space(recipe) == SPACE or recipe.regions.volumes:
-        return recipe.baselines
-    names = tuple(one for one in recipe.baselines.names if one != "svm_regions")
+    """The recipe's baselines, less those whose regions or lesions nothing is known of."""
+    without = set()
+    if _space(recipe) != SPACE and not recipe.regions.volumes:
+        without.add("svm_regions")
+    if modality_of(recipe.input.modality).lesions is None:
+        without.add("svm_lesions")
+    names = tuple(one for one in recipe.baselines.names if one not in without)
     return replace(recipe.baselines, names=names)
 
 
@@ -446,7 +451,8 @@ def _limits(recipe: Recipe) -> list[str]:
     done = _attributions(recipe)
     names = [f"attribution {one['name']}" for one in recipe.attribution if one not in done]
     fitted = _baselines(recipe).names
-    names += [f"baseline {one}" for one in recipe.baselines.names if one not in fitted]
+    if "svm_regions" in set(recipe.baselines.names) - set(fitted):
+        names.append("baseline svm_regions")
     return [
         f"not computed: {NO_COMMON_SPACE}",
         *(f"not computed: {name}, which needs an atlas that fits" for name in names),
@@ -537,9 +543,25 @@ def _cohort(settings: Settings) -> CohortTable:
     recipe = settings.recipe
     volumes = tuple(recipe.regions.volumes.values())
     preserve = recipe.harmonisation.preserve if recipe.harmonisation.wanted else None
-    return build_cohort(
+    cohort = build_cohort(
         settings.output_dir, images, recipe.cohort, settings.participants, volumes, preserve
     )
+    return _with_lesions(settings, cohort) if _modality(settings).lesions else cohort
+
+
+def _with_lesions(settings: Settings, cohort: CohortTable) -> CohortTable:
+    """The cohort with the lesions of each image: their mask, and their volume in ml."""
+    kind, options = _modality(settings), _options(settings)
+    assert kind.lesions is not None
+    tables = kind.stored(settings.output_dir, options, "quality")
+    masks, volumes = [], []
+    for key in prediction_keys(cohort.rows):
+        mask = settings.output_dir / kind.lesions(Scan(*key, Path()), options)
+        masks.append(str(mask) if mask.exists() else "")
+        known = key in tables and mask.exists()
+        volumes.append(read_table(tables[key])[LESION_ML].iloc[0] if known else None)
+    rows = cohort.rows.assign(lesions=masks, **{LESION_ML: volumes})
+    return replace(cohort, rows=rows)
 
 
 def _quality_tables(settings: Settings) -> list[Path]:
@@ -591,7 +613,10 @@ def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         recipe.training.transfer,
         splits,
         model=name,
-        network=new_network(network, grid),
+        networks=[
+            new_network(applied(changes, network, {})[0], grid)
+            for changes in every_setting(recipe.training.search)
+        ],
         table=network,
         output_dir=settings.output_dir,
     )
@@ -616,6 +641,7 @@ def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         space=_space(recipe),
         search=asdict(recipe.training.search) if recipe.training.search.draws else {},
         baselines=_baselines(recipe),
+        lesions=_modality(settings).lesions is not None,
         site=recipe.cohort.site,
         harmonisation=recipe.harmonisation,
     )

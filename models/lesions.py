@@ -1,7 +1,5 @@
 """White-matter lesions: dilation, filling, and how much relevance they get (Eitel et al. 2019)."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from scipy import ndimage
 
@@ -188,7 +186,7 @@ def lesion_coverage(lesions: np.ndarray, brain: np.ndarray) -> float:
     return float((lesions & brain).sum() / brain.sum())
 
 
-def measures(relevance: np.ndarray, lesions: np.ndarray, brain: np.ndarray) -> Mapping[str, float]:
+def measures(relevance: np.ndarray, lesions: np.ndarray, brain: np.ndarray) -> dict[str, float]:
     """Lesions and relevance of one person.
 
     Returns

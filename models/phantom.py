@@ -262,6 +262,7 @@ def simulate(
     scanner: Scanner | None = None,
     axcodes: str = "RAS",
     contrast: str = "T1w",
+    lesions: np.ndarray | None = None,
 ) -> Scan:
     """Simulate one scan of one person.
 
@@ -285,6 +286,9 @@ def simulate(
         Storage orientation, such as "LPS"; world coordinates do not depend on it.
     contrast : {"T1w", "FLAIR"}
         Which contrast is acquired.
+    lesions : numpy.ndarray, optional
+        Share of each voxel of the model's canvas (0 to 1) that is a lesion of this person; in the
+        place of ``altered``.
 
     Returns
     -------
@@ -301,6 +305,9 @@ def simulate(
         altered = sample(model.altered, model.canvas, points)
         signal += altered * (CSF - signal)
     signal = np.interp(signal, *CONTRASTS[contrast]).astype(np.float32)
+    if lesions is not None:
+        altered = sample(lesions.astype(np.float32), model.canvas, points)
+        signal += altered * (LESION[contrast] - signal)
     image = _acquire(signal, canvas, acquisition, scanner or Scanner())
     brain = sample(model.brain, model.canvas, points) >= 0.5
     return Scan(
@@ -316,6 +323,8 @@ CONTRASTS = {
     "T1w": ((0.0, 200.0), (0.0, 200.0)),
     "FLAIR": ((AIR, BONE, CSF, MUSCLE, 70.0, 90.0, FAT), (0.0, 5.0, 15.0, 55.0, 95.0, 75.0, 95.0)),
 }
+
+LESION = {"T1w": 68.0, "FLAIR": 125.0}  # signal of a white matter lesion in each contrast
 
 
 def _onto(canvas: Canvas, volume: np.ndarray, affine: np.ndarray, blur_mm: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Tables of a cohort's anomaly scores, from every split's percentages."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from models.anomaly.scores import SCORES, over_splits, region_scores
 from models.training.metrics import classification_metrics
 
 KEYS = ["method", "roi"]
+COMPARED = ("gmean", "gmean_held_out")
 ONE_CLASS = "oneclass"  # ends the name of what machines on codes say; no quantile binds them
 
 
@@ -45,6 +47,35 @@ def summary(per_split: pd.DataFrame) -> pd.DataFrame:
         for name in SCORES:
             row[name], row[f"{name}_sd"] = over_splits(part[name].tolist())
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def differences(per_split: pd.DataFrame) -> pd.DataFrame:
+    """Auto-encoders against each other: g-means of the same split and region, subtracted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        first, second, roi, splits, then of gmean and gmean_held_out: ``<score>`` (first less
+        second, mean over the splits), ``<score>_sd``, and ``<score>_higher``: the number of splits
+        in which the first is higher.
+    """
+    rows = []
+    methods = list(dict.fromkeys(per_split["method"]))
+    wide = per_split.pivot_table(
+        index=["roi", "split"], columns="method", values=list(COMPARED), sort=False
+    )
+    for first, second in combinations(methods, 2):
+        for roi in dict.fromkeys(per_split["roi"]):
+            row: dict[str, object] = {"first": first, "second": second, "roi": roi}
+            for name in COMPARED:
+                found = wide[name].reindex(columns=methods)
+                found = found[found.index.get_level_values("roi") == roi]
+                gap = (found[first] - found[second]).dropna()
+                row["splits"] = len(gap)
+                row[name], row[f"{name}_sd"] = over_splits(gap.tolist())
+                row[f"{name}_higher"] = int((gap > 0).sum())
+            rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 NETWORK = "network"
+LESION_ML = "lesion_volume_ml"  # column of the cohort
 ALPHA = 0.05
 GRID = (0.001, 0.1, 1.0, 10.0)
 
@@ -30,6 +31,10 @@ BASELINES = {
     "svm_voxels_rbf": Baseline("an SVM with a radial kernel on the voxels", _AS_SIMPLE),
     "svm_regions": Baseline(
         "a linear SVM on regions", "nothing shows that it learnt more than one number per region"
+    ),
+    "svm_lesions": Baseline(
+        "a linear SVM on the lesion volume",
+        "nothing shows that it learnt more than how much lesion there is",
     ),
     "covariates": Baseline("the covariates alone", "what it learnt may be the covariates"),
     "mask": Baseline("the brain mask alone", "what it learnt may be the skull-stripping"),

@@ -521,6 +521,35 @@ def trainings(scores: pd.DataFrame, order: Sequence[str], key: str) -> Figure:
     return figure
 
 
+def lesion_scatter(people: pd.DataFrame) -> Figure:
+    """Draw relevance sum against lesion sum; marks grow with lesion relevance.
+
+    Parameters
+    ----------
+    people
+        One row per person: `label lesion_ml relevance_sum lesion_relevance`.
+    """
+    figure, (axes,) = _chart(5.6, 3.8)
+    for number, one in enumerate(_classes(people["label"], None)):
+        mine = people[people["label"].astype(str) == one]
+        size = 20 + 180 * mine["lesion_relevance"].fillna(0).clip(0, 1).to_numpy(float)
+        axes.scatter(
+            mine["lesion_ml"].to_numpy(float),
+            mine["relevance_sum"].to_numpy(float),
+            s=size,
+            color=CLASS_COLOURS[number % len(CLASS_COLOURS)],
+            marker=CLASS_MARKERS[number % len(CLASS_MARKERS)],
+            alpha=0.7,
+            lw=0,
+            label=one,
+        )
+    axes.axhline(0, color=QUIET, lw=0.8)
+    axes.set(xlabel="lesions (ml, on the network’s grid)", ylabel="sum of relevance")
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    axes.margins(0.1)
+    return figure
+
+
 _COMPARED = {"balanced_accuracy": "balanced accuracy", "roc_auc": "area under the ROC curve"}
 
 _QC_AXES = {

@@ -170,6 +170,16 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=ids)
 
 
+def text(value: object) -> str:
+    """Write a cell as its table has it: 1.0, which pandas makes of 1 beside a gap, as 1.
+
+    A missing one is empty.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if pd.isna(value) else str(value).strip()
+
+
 def fingerprint(*parts: Any) -> str:
     """Hash of everything a result depends on; equal fingerprints mean it need not be redone."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
@@ -179,6 +189,13 @@ def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _belongs(path: Path, model: str) -> bool:
+    """Whether a file is a model's: by its name, or a mask's by its sidecar."""
+    if "_label-anomaly_" in path.name:
+        return read_sidecar(path).get("Model") == model
+    return f"model-{model}_" in path.name
 
 
 def remove_older(output_dir: Path, model: str, before: float) -> int:
@@ -201,7 +218,7 @@ def remove_older(output_dir: Path, model: str, before: float) -> int:
         path
         for folder in places
         for path in output_dir.glob(folder)
-        if f"model-{model}_" in path.name and path.stat().st_mtime < before - CLOCK_SLACK_S
+        if _belongs(path, model) and path.stat().st_mtime < before - CLOCK_SLACK_S
     ]
     for path in older:
         path.unlink(missing_ok=True)

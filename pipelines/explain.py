@@ -7,7 +7,7 @@ import pandas as pd
 from nipype.pipeline import engine as pe
 
 from pipelines.atlases import atlas
-from pipelines.derivatives import SPACE, fingerprint, label, read_table, relative_path
+from pipelines.derivatives import SPACE, fingerprint, label, read_table, relative_path, text
 from pipelines.heatmaps import HeatmapNames
 from pipelines.inputs import Scan
 from pipelines.interfaces.attribution import ExplainPerson
@@ -76,7 +76,7 @@ def harmonised_by(model: StoredModel, output_dir: Path) -> dict[str, dict[str, s
     table.index = "sub-" + table["participant_id"].str.strip().str.removeprefix("sub-")
     columns = [one for one in (told["Site"], *told["Preserve"]) if one in table]
     return {
-        str(who): {name: str(row[name]) for name in columns if pd.notna(row[name])}
+        str(who): {name: text(row[name]) for name in columns if pd.notna(row[name])}
         for who, row in table.iterrows()
     }
 

@@ -19,6 +19,7 @@ from pipelines.interfaces.analytics import AnalyseMethod, CompareMethods
 from pipelines.interfaces.attribution import ExplainFold, SummariseMethod
 from pipelines.interfaces.baselines import BaselineFeatures, BaselineFold, Baselines
 from pipelines.interfaces.harmonisation import HarmoniseFold
+from pipelines.interfaces.lesions import AnalyseLesions, CompareTransfer
 from pipelines.interfaces.networks import PackVolumes, Predictions, TrainFold
 from pipelines.interfaces.sink import SaveProducts
 from pipelines.interfaces.statistics import VoxelwiseTest
@@ -77,6 +78,8 @@ class Study:
         Column of the cohort table with the site of each image; "" without one.
     harmonisation : HarmonisationOptions
         Whether sites are taken off the images inside each fold.
+    lesions : bool
+        Whether the cohort table names everybody's lesion mask.
     """
 
     model: str
@@ -99,6 +102,7 @@ class Study:
     baselines: BaselineOptions = field(default_factory=lambda: BaselineOptions(names=()))
     site: str = ""
     harmonisation: HarmonisationOptions = field(default_factory=HarmonisationOptions)
+    lesions: bool = False
     view: View = field(default_factory=View)
     exclude: Mask = field(default_factory=Mask)
 
@@ -189,9 +193,10 @@ def init_group_wf(
 
     workflow = pe.Workflow(f"group_{study.model}", base_dir=str(work_dir))
     cached = [("cache", "cache"), ("content_hash", "content_hash")]
+    once = [("cohort", "cohort")]  # of equal sessions of a person, one trains
     workflow.connect(
         [
-            (pack, train, [*cached, ("cohort", "cohort")]),
+            (pack, train, [*cached, *once]),
             (pack, predict, [("content_hash", "content_hash")]),
             (
                 train,
@@ -209,7 +214,7 @@ def init_group_wf(
         mapped += [explain] if study.attributions else []
         workflow.connect(
             [
-                (pack, harmonise, cached),
+                (pack, harmonise, [*cached, *once]),
                 (harmonise, gather, [("products", "in2")]),
                 *[(harmonise, node, [("maps", "harmonisation")]) for node in mapped],
             ]
@@ -218,6 +223,7 @@ def init_group_wf(
         workflow.connect(
             [
                 (pack, features, cached),
+                (pack, fit_baselines, once),
                 (features, fit_baselines, [("features", "features")]),
                 (features, beside, [(("facts", the_facts), "facts")]),
                 (fit_baselines, beside, [("scores", "scores"), ("choices", "choices")]),
@@ -257,6 +263,7 @@ def init_group_wf(
                 (analysed, save_analytics, [("out", "products")]),
             ]
         )
+        plan.beside_maps(workflow, card["Versions"])
     if study.statistics.maps and study.registered:
         workflow.connect(
             [
@@ -357,7 +364,7 @@ class _Plan:
     def harmonisation(self) -> pe.MapNode:
         """Learn in every fold what the sites add to the images."""
         harmonise = pe.MapNode(
-            HarmoniseFold(cohort=self.cohort, model=self.study.model, **self._harmonised),
+            HarmoniseFold(model=self.study.model, **self._harmonised),
             iterfield=["split"],
             name="harmonise",
             mem_gb=2,
@@ -385,7 +392,6 @@ class _Plan:
         )
         fit = pe.MapNode(
             BaselineFold(
-                cohort=self.cohort,
                 options=options,
                 covariates=covariates,
                 words=[study.site] if study.site else [],
@@ -473,6 +479,44 @@ class _Plan:
             name="compare",
         )
         return analyse, compare
+
+    def beside_maps(self, workflow: pe.Workflow, versions: Mapping[str, str]) -> None:
+        """Lesions beside the maps, and the maps before transfer: where there is either."""
+        study = self.study
+        attributions = [dict(one) for one in study.attributions]
+        starts = study.starts.folds if study.starts else []
+        common = {
+            **self._shared,
+            "atlas": study.atlas,
+            "network": dict(study.network),
+            "seed": study.seed,
+        }
+        wanted: dict[str, Any] = {}
+        if study.lesions:
+            wanted["lesions"] = AnalyseLesions(**common)
+        if any(starts) and not study.harmonisation.wanted:
+            wanted["transfer"] = CompareTransfer(splits=self.folds, starts=starts, **common)
+        pack, predict, summarise = (
+            workflow.get_node(name) for name in ("pack", "predict", "summarise")
+        )
+        for name, interface in wanted.items():
+            node = pe.MapNode(interface, iterfield=["attribution", "stack"], name=name, mem_gb=3)
+            node.inputs.attribution = attributions
+            save = pe.Node(
+                SaveProducts(
+                    output_dir=str(self.output_dir), common={"SoftwareVersions": versions}
+                ),
+                name=f"save_{name}",
+                overwrite=True,
+            )
+            workflow.connect(
+                [
+                    (pack, node, [("cache", "cache"), ("content_hash", "content_hash")]),
+                    (predict, node, [("table", "predictions")]),
+                    (summarise, node, [("stack", "stack")]),
+                    (node, save, [("products", "products")]),
+                ]
+            )
 
     def statistics(self) -> pe.MapNode:
         """Test every map: the images first, then the heatmaps in the recipe's order."""

@@ -15,6 +15,7 @@ from models.errors import InputError
 from models.harmonisation import Combat, Harmonised
 from models.training.splits import Split
 from models.volumes import VolumeCache
+from pipelines.derivatives import text
 
 METHODS = ("none", "combat")
 MAPS = ("mask", "factor", "shift", "slopes", "centre")
@@ -57,13 +58,7 @@ class HarmonisationOptions:
 
 def site_names(column: pd.Series) -> list[str]:
     """Sites as text; a missing one is empty."""
-    return [_text(one) for one in column]
-
-
-def _text(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return "" if pd.isna(value) else str(value).strip()
+    return [text(one) for one in column]
 
 
 def identity(cohort: pd.DataFrame, options: Mapping[str, Any], site: str) -> list[Any]:
@@ -124,7 +119,7 @@ def coding(table: pd.DataFrame, names: Sequence[str]) -> list[dict[str, str]]:
         if pd.to_numeric(known, errors="coerce").notna().all():
             found.append({"name": name})
         else:
-            words = sorted({_text(one) for one in known})
+            words = sorted({text(one) for one in known})
             found += [{"name": name, "word": word, "words": "\n".join(words)} for word in words[1:]]
     return found
 
@@ -136,7 +131,7 @@ def coded(table: pd.DataFrame, code: Sequence[Mapping[str, str]]) -> np.ndarray:
         if "word" not in one:
             columns[:, k] = pd.to_numeric(table[one["name"]], errors="coerce")
             continue
-        words = table[one["name"]].map(_text)
+        words = table[one["name"]].map(text)
         known = words.isin(one["words"].split("\n"))
         columns[:, k] = np.where(known, words == one["word"], np.nan)
     return columns
@@ -155,7 +150,7 @@ class StoredCombat:
 
     def apply(self, volume: np.ndarray, person: Mapping[str, Any], who: str) -> np.ndarray:
         """Harmonise a person's (C, x, y, z) image by the person's row of participants.tsv."""
-        site = _text(person.get(self.site))
+        site = text(person.get(self.site))
         if not site:
             raise InputError(
                 f"{who}: the model was trained on harmonised images, and column '{self.site}' of "

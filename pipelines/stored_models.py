@@ -16,7 +16,7 @@ from torch import nn
 from models.errors import InputError
 from models.grids import Grid
 from models.networks import build, own
-from models.training.splits import Split
+from models.training.splits import SEEN, Split
 from pipelines.derivatives import SPACE, label, read_table, write_table
 from pipelines.view import View
 
@@ -134,9 +134,16 @@ class StoredModel:
 
     def seen_by(self, fold: int) -> set[str]:
         """Participants (without ``sub-``) on whom a fold was trained or validated."""
+        return self._with_role(fold, SEEN)
+
+    def known_to(self, fold: int) -> set[str]:
+        """The same, and people who took no part but are relatives of such."""
+        return self._with_role(fold, (*SEEN, "related"))
+
+    def _with_role(self, fold: int, roles: Sequence[str]) -> set[str]:
         split = self.split(fold)
-        seen = split.loc[split["role"].isin(("train", "validation")), "participant_id"]
-        return set(seen.str.removeprefix("sub-"))
+        chosen = split.loc[split["role"].isin(roles), "participant_id"]
+        return set(chosen.str.removeprefix("sub-"))
 
     def split(self, fold: int) -> pd.DataFrame:
         """Who had which role in a fold."""

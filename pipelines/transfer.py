@@ -66,7 +66,7 @@ def plan_starts(
     splits: Sequence[Split],
     *,
     model: str,
-    network: nn.Module,
+    networks: Sequence[nn.Module],
     table: Mapping[str, Any],
     output_dir: Path,
 ) -> Starts:
@@ -78,8 +78,8 @@ def plan_starts(
     splits : sequence of Split
     model : str
         Label of the model that is to be trained.
-    network : nn.Module
-        One such network, to try the weights on.
+    networks : sequence of nn.Module
+        Such networks, of every setting that a search may draw, to try the weights on.
     table : mapping
         The recipe's [network].
     output_dir : Path
@@ -96,10 +96,14 @@ def plan_starts(
     assert source is not None  # it was asked for, so it is there
     _check_source(source, model, table, output_dir)
     rank = _ranking(source, options)
-    weights = load_file(source.weights(rank[0]))
-    start_from(network, weights, source=source.name, head=options.head, freeze=options.freeze)
     here = _same_dataset(source, output_dir)
     chosen = [_fold_for(split, source, rank, here=here) for split in splits]
+    for fold in sorted(set(chosen)):  # a search may have given each another shape
+        weights = load_file(source.weights(fold))
+        for network in networks:
+            start_from(
+                network, weights, source=source.name, head=options.head, freeze=options.freeze
+            )
     folds = [
         {
             "model": str(source.folder.absolute()),
@@ -172,10 +176,10 @@ def _merit(source: StoredModel, fold: int) -> tuple[float, float]:
 
 def _fold_for(split: Split, source: StoredModel, rank: list[int], *, here: bool) -> int:
     tested = set(split.people("test"))
-    unseen = [fold for fold in rank if not tested & source.seen_by(fold)]
+    unseen = [fold for fold in rank if not tested & source.known_to(fold)]
     if unseen or not here:
         return (unseen or rank)[0]
-    known = sorted(tested & source.seen_by(rank[0]))
+    known = sorted(tested & source.known_to(rank[0]))
     more = f" and {len(known) - 1} more" * (len(known) > 1)
     raise InputError(
         f"[training.transfer] model {source.name}: was trained on sub-{known[0]}{more} of those "
@@ -188,8 +192,15 @@ def _fold_for(split: Split, source: StoredModel, rank: list[int], *, here: bool)
 def _warnings(splits: Sequence[Split], chosen: Sequence[int], source: StoredModel) -> list[str]:
     met: set[str] = set()
     for split, fold in zip(splits, chosen, strict=True):
-        met |= set(split.people("test")) & source.seen_by(fold)
+        met |= set(split.people("test")) & source.known_to(fold)
     found = []
+    before = source.card.get("Transfer")
+    if before:
+        found.append(
+            f"model {source.name}, from which the weights start, itself started from model "
+            f"{before['Model']}: whether that one was trained on people who are tested here was "
+            "not checked"
+        )
     if not (source.folder / f"model-{source.name}_images.tsv").exists():
         found.append(
             f"model {source.name}, from which the weights start, does not say which images it was "

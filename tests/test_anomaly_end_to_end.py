@@ -1,6 +1,10 @@
 """Anomaly detection from maps on disk to pages, on a handful of small brains."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -87,6 +91,23 @@ def test_both_levels_are_done(run):
     assert (card["Kind"], card["Folds"], card["Channels"]) == ("anomaly", 2, 2)
     assert len(card["FoldFingerprints"]) == 4
     assert models(out) == ["tinyanomaly"]
+
+
+def test_official_validator_finds_no_error(run, tmp_path):
+    _, out, _, _ = run
+    validator = shutil.which(
+        "bids-validator-deno", path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    )
+    if validator is None:
+        pytest.skip("bids-validator-deno is not installed")
+    found = subprocess.run(
+        [validator, str(out), "--format", "json"],
+        env={**os.environ, "HOME": str(tmp_path), "DENO_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    issues = json.loads(found.stdout)["issues"]["issues"]
+    assert [one for one in issues if one.get("severity") == "error"] == []
 
 
 def test_a_control_is_mapped_only_by_splits_that_left_it_out(run):

@@ -15,6 +15,7 @@ FOLLOW_UP = ("uptake", "uptakeCorrelation", "uptakePeople", "balance")
 TABLES = (
     *("ranking", "rankingMerged", "fingerprints", "volumes", "overlap", "distances"),
     *FOLLOW_UP,
+    *("lesions", "lesionload", "transfer"),
 )
 SHOWN_CLUSTERS = 10
 
@@ -198,7 +199,10 @@ def _method(
     )
 
 
-_ORDER = ("ranking", "rankingMerged", "outcome", "contrast", "fingerprints")
+_ORDER = (
+    *("ranking", "rankingMerged", "outcome", "contrast", "fingerprints"),
+    *("lesions", "transfer"),
+)
 
 
 def _kind(found: Item) -> str:
@@ -248,6 +252,18 @@ def _words(found: Item, name: str) -> tuple[str, str, str]:
             "is most sure about; patients need not be ill in the same places.",
             "chart",
         ),
+        "lesions": (
+            f"{name}: sum of relevance against lesion volume, a mark per person",
+            "Sum of each person’s map against the lesions; the larger a mark, the more of the "
+            "positive relevance lies in lesions.",
+            "chart",
+        ),
+        "transfer": (
+            f"{name}: mean maps of the patients before and after transfer",
+            "Mean over all patients: by random weights, by the network that the weights started "
+            "from, as it was, and after training further. The rows share their colours.",
+            "mosaic",
+        ),
     }.get(
         _kind(found),
         (
@@ -280,6 +296,7 @@ def _sentences(
                 f"rank may lie from {wording.number(row['rank_low'])} to "
                 f"{wording.number(row['rank_high'])} (95 % interval)."
             )
+    found += _lesions(sidecars, classes)
     pairs = [one["MostDistant"] for one in sidecars if isinstance(one.get("MostDistant"), Mapping)]
     for one in pairs[:1]:
         people = wording.listing([str(who) for who in one.get("People") or []])
@@ -288,6 +305,31 @@ def _sentences(
             f"regions (cosine distance {wording.number(one.get('Mean'))})."
         )
     return found
+
+
+def _lesions(sidecars: list[dict[str, Any]], classes: list[str]) -> list[str]:
+    """What lesions get of the relevance, beside what they are of the brain."""
+    said = []
+    for one in sidecars:
+        means, fits = one.get("Means"), one.get("Correlation")
+        mine = means.get(classes[0]) if isinstance(means, Mapping) and classes else None
+        if not isinstance(mine, Mapping) or mine.get("lesion_relevance") is None:
+            continue
+        text = (
+            f"Lesions of {classes[0]} are {mine['lesion_coverage']:.2%} of the brain and get "
+            f"{mine['lesion_relevance']:.2%} of the positive relevance"
+        )
+        untrained = mine.get("lesion_relevance_untrained")
+        said.append(
+            f"{text}; of an untrained network {untrained:.2%}." if untrained else f"{text}."
+        )
+        for whom, fit in (fits or {}).items():
+            said.append(
+                f"Sum of relevance and lesion sum, {whom}: r = {fit['r']:.2f} (95 % interval "
+                f"{fit['low']:.2f} to {fit['high']:.2f}, permutation p = {fit['p']:.3g}, "
+                f"{wording.count(int(fit['people']), 'person', 'people')})."
+            )
+    return said
 
 
 def _clusters(table: pd.DataFrame) -> Table | None:

@@ -26,6 +26,7 @@ NO_BETTER = (
     "No auto-encoder tells patients from controls by the whole brain better than chance (the "
     "interval of its area under the curve holds 0.5). Maps and regions below may show nothing."
 )
+TABLES = ("regions", "differences", "people", "controls")
 _SAME = ("ses", "mod", "model", "method")
 
 
@@ -33,6 +34,7 @@ _SAME = ("ses", "mod", "model", "method")
 class PersonAnomaly:
     """One auto-encoder's findings in one image."""
 
+    model: str
     title: str
     picture: Picture | None
     facts: list[tuple[str, str]]
@@ -61,7 +63,7 @@ def anomaly_page(shelf: Shelf, model: str, others: list[str]) -> Path:
     recipe = notes.recipe(shelf, log, model)
     card = notes.model_card(shelf, model)
     setting = recipe.get("cohort") or {}
-    tables = {name: _scores(shelf, model, name) for name in ("regions", "people", "controls")}
+    tables = {name: _scores(shelf, model, name) for name in TABLES}
     people = tables["people"]
     predictions = people.drop_duplicates("participant_id") if len(people) else people
     taken, left_out = cohort.people(shelf, predictions, setting)
@@ -87,6 +89,7 @@ def anomaly_page(shelf: Shelf, model: str, others: list[str]) -> Path:
         qc=cohort.qc_table(shelf, qc),
         optimistic=OPTIMISTIC,
         scores=_score_tables(tables["regions"]),
+        differences=_difference_table(tables["differences"]),
         alarms=_alarm_table(tables["controls"]),
         persons=_people_table(shelf, people),
         charts=_charts(shelf, model),
@@ -192,6 +195,38 @@ def _score_tables(regions: pd.DataFrame) -> list[Table]:
     return found
 
 
+def _difference_table(differences: pd.DataFrame) -> Table | None:
+    """Auto-encoders against each other, over the splits."""
+    if differences.empty:
+        return None
+    rows = [
+        [
+            f"{row.first} less {row.second}",
+            str(row.roi),
+            _signed(row.gmean, row.gmean_sd),
+            f"{row.gmean_higher} of {row.splits}",
+            _signed(row.gmean_held_out, row.gmean_held_out_sd),
+            f"{row.gmean_held_out_higher} of {row.splits}",
+        ]
+        for row in differences.itertuples()
+    ]
+    columns = ("Auto-encoders", "Region", "g-mean, best threshold", "Higher in splits")
+    return Table(
+        "Differences of g-means within the same split: mean ± SD",
+        (*columns, "g-mean, held out", "Higher in splits"),
+        rows,
+        [False, False, *[True] * 4],
+    )
+
+
+def _signed(mean: float, sd: float) -> str:
+    """A difference with its sign."""
+    if pd.isna(mean):
+        return "–"
+    sign = wording.MINUS if mean < 0 else "+"
+    return f"{sign}{_spread(abs(mean), sd)}"
+
+
 def _alarm_table(controls: pd.DataFrame) -> Table | None:
     if controls.empty:
         return None
@@ -258,6 +293,17 @@ def _means(shelf: Shelf, model: str) -> list[Picture]:
     return [one for one in pictures if one]
 
 
+def caution(shelf: Shelf, anomalies: list[PersonAnomaly]) -> str:
+    """What to know before looking at maps: also that their models are no better than chance."""
+    poor = [
+        one
+        for one in dict.fromkeys(found.model for found in anomalies)
+        if _no_better(_scores(shelf, one, "regions"))
+    ]
+    said = [f"Model {one}: {NO_BETTER}" for one in poor]
+    return " ".join([*said, CAUTION])
+
+
 def person_anomalies(shelf: Shelf, participant: str) -> list[PersonAnomaly]:
     """What auto-encoders found in the images of one participant."""
     tables = only_current(shelf, shelf.find(f"sub-{participant}/**/*_anomalymap.tsv"))
@@ -279,6 +325,7 @@ def _person_anomaly(shelf: Shelf, found: Item, pictures: list[Item]) -> PersonAn
         ("Threshold", f"quantile {sidecar.get('ThresholdQuantile')} of the training controls"),
     ]
     return PersonAnomaly(
+        found["model"],
         title,
         shelf.picture(same, alt, caption) if same else None,
         facts,

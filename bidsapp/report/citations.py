@@ -21,6 +21,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "2011;54:2033–2044.",
         _DOI + "10.1016/j.neuroimage.2010.09.025",
     ),
+    "avants2011atropos": (
+        "Avants BB, Tustison NJ, Wu J, Cook PA, Gee JC. An open source multivariate framework for "
+        "n-tissue segmentation with evaluation on public data. Neuroinformatics 2011;9:381–400.",
+        _DOI + "10.1007/s12021-011-9109-y",
+    ),
     "bach2015": (
         "Bach S, Binder A, Montavon G, Klauschen F, Müller KR, Samek W. On pixel-wise "
         "explanations for non-linear classifier decisions by layer-wise relevance propagation. "
@@ -298,6 +303,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "activations in SPM using a macroscopic anatomical parcellation of the MNI MRI "
         "single-subject brain. NeuroImage 2002;15:273–289.",
         _DOI + "10.1006/nimg.2001.0978",
+    ),
+    "valverde2014": (
+        "Valverde S, Oliver A, Lladó X. A white matter lesion-filling approach to improve brain "
+        "tissue volume measurements. NeuroImage: Clinical 2014;6:86–92.",
+        _DOI + "10.1016/j.nicl.2014.08.016",
     ),
     "varma2006": (
         "Varma S, Simon R. Bias in error estimation when using cross-validation for model "

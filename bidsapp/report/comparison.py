@@ -58,6 +58,7 @@ def comparison_page(output_dir: Path, stem: str) -> Path:
             "chart",
         ),
         means=_means(every, order),
+        classifiers=_classifiers(shelf.table(output_dir / f"{stem}_classifiers.tsv")),
         pairs=_pairs(pairs),
         models=facts.get("Variants", {}),
         notes=notes.gather(shelf, {"logs/group.json": log}, f"{stem}_*.json"),
@@ -104,6 +105,15 @@ def _means(every: pd.DataFrame, order: list[str]) -> Table | None:
             rows.append([_name(metric), *(_mean(found.get_group(one), metric) for one in order)])
     columns = ["Mean (SD over trainings)", *order]
     return Table("Performance and effort", columns, rows, [False, *[True] * len(order)])
+
+
+def _classifiers(found: pd.DataFrame) -> Table | None:
+    """Baselines and variants on the same people."""
+    if found.empty:
+        return None
+    named = {one: _name(one) for one in found if one not in ("classifier", "trainings")}
+    caption = "Every classifier on the same people; means over trainings"
+    return table_of(found, caption, titles=named)
 
 
 def _mean(values: pd.Series, metric: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from bidsapp.report import methods_anomaly
+from bidsapp.report import methods_anomaly, methods_flair
 from bidsapp.report.citations import REFERENCES
 from bidsapp.report.wording import count, listing, number
 from models.attribution import OF_REGIONS
@@ -191,8 +191,21 @@ _BUILT = (
     "a symmetric FP-CIT template in MNI152NLin2009cAsym space, made of that T1w template "
     "[@fonov2009; @fonov2011] and the AAL atlas [@tzourio2002]"
 )
+
+
+def _flair(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    return _sentences(
+        methods_flair.aligned(),
+        _registration(table),
+        methods_flair.lesions(table),
+        _grid(table),
+        _intensity(table.get("intensity")),
+    )
+
+
 _MODALITIES: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
     "T1w": _t1w,
+    "FLAIR": _flair,
     "spect": _spect,
 }
 
@@ -494,6 +507,7 @@ def _harmonised(recipe: Mapping[str, Any]) -> str | None:
 _BASELINES = {
     "svm_voxels": "a linear support vector machine on the voxels that the network saw",
     "svm_voxels_rbf": "one with a radial kernel on the same voxels",
+    "svm_lesions": "a linear one on the volume of the lesion mask",
     "mask": "a linear one on which of these voxels are not zero, that is, on the brain mask alone",
 }
 
@@ -508,6 +522,8 @@ def _baselines(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
         names = [one for one in names if one != "covariates"]
     if not _registered(recipe) and not (recipe.get("regions") or {}).get("volumes"):
         names = [one for one in names if one != "svm_regions"]
+    if (recipe.get("input") or {}).get("modality") != "FLAIR":
+        names = [one for one in names if one != "svm_lesions"]
     if not names:
         return ""
     said = {
@@ -573,6 +589,7 @@ def _attribution(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
         f"Relevance was summarised per region of the {_atlas(atlas)}."
         if atlas and _registered(recipe)
         else None,
+        methods_flair.LESIONS if (recipe.get("input") or {}).get("modality") == "FLAIR" else None,
         _followed(recipe),
     )
 

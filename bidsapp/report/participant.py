@@ -88,7 +88,8 @@ def participant_page(output_dir: Path, participant: str) -> Path:
         for found, answer in answers
     ]
     alarm = _alarm(shelf, [found["model"] for found, _ in answers])
-    methods = methods_text(recipe, notes.versions(shelf, log), stages=_stages(predictions, maps))
+    stages = [*_stages(predictions, maps), *(["anomaly"] if anomalies else [])]
+    methods = methods_text(recipe, notes.versions(shelf, log), stages=stages)
     found = notes.gather(
         shelf,
         {f"logs/{log_name}.json": log},
@@ -106,7 +107,7 @@ def participant_page(output_dir: Path, participant: str) -> Path:
         predictions=predictions,
         heatmaps=maps,
         anomalies=anomalies,
-        anomaly_caution=anomaly.CAUTION,
+        anomaly_caution=anomaly.caution(shelf, anomalies),
         has_group=(shelf.root / "group.html").is_file(),
         notes=found,
         troubles=shelf.troubles,

@@ -1,7 +1,8 @@
 """Cutting volumes into patches, and patch-individual filters (Eitel et al. 2021).
 
 Modules with ``rearranges = True`` only move values or leave some out: they have no parameters, and
-gradients and relevance go back by their transpose.
+gradients and relevance go back by their transpose. Modules with ``knows_sides = True`` have other
+filters on the left than on the right, so that images must not be mirrored in training.
 """
 
 from collections.abc import Sequence
@@ -180,6 +181,8 @@ class PatchIndividualFilters(nn.Module):
     Eitel F, Albrecht JP, Weygandt M, Paul F, Ritter K (2021). Patch individual filter layers in
     CNNs to harness the spatial homogeneity of neuroimaging data. Scientific Reports 11:24447.
     """
+
+    knows_sides = True
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from math import radians
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from models.errors import InputError
@@ -125,6 +126,28 @@ class Augmentation:
             for axis in self.shift_axes:
                 images = _shift(images, draws.steps[:, AXES[axis]], 2 + AXES[axis])
         return images
+
+
+def check_flips(network: nn.Module, augmentation: Augmentation) -> None:
+    """Refuse mirrored images where a network has filters of its own for each place.
+
+    Such a filter learns one side of the brain; in a mirrored image it meets the other (Eitel 2021
+    flipped images for the networks without such filters only).
+
+    Raises
+    ------
+    models.errors.InputError
+        It has, and images are mirrored.
+    """
+    if augmentation.flip_probability and any(
+        getattr(module, "knows_sides", False) for module in network.modules()
+    ):
+        raise InputError(
+            f"[training.protocol.augmentation] flip_probability = "
+            f"{augmentation.flip_probability:g}: the network has patch-individual filters, each of "
+            "which learns one side of the brain, so images must not be mirrored: set it to 0 (to "
+            "compare with a network that may mirror, use --compare config=a.toml,b.toml)"
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,12 @@ import numpy as np
 from models.errors import InputError
 
 TABLES = ("network", "training.protocol")
+# What cannot be drawn, and why.
+FIXED = {
+    "network.name": "a model's folds are of one architecture; use --compare network=a,b",
+    "network.file": "a model's folds are of one architecture; use --compare config=a.toml,b.toml",
+    "training.protocol.select": "by it the draws are held against each other",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Search:
                     f"[training.search] space: '{key}' must begin with one of: "
                     f"{', '.join(f'{one}.' for one in TABLES)}"
                 )
+            if key in FIXED:
+                raise InputError(f"[training.search] space: {key}: {FIXED[key]}")
             if not isinstance(values, list | tuple) or not values:
                 raise InputError(f"[training.search] space: {key} must be a list of values")
         if self.each and self.each not in self.space:

@@ -245,30 +245,30 @@ class LearnControls(SimpleInterface):
 
         regions = load_regions(self.inputs.regions)
         volumes, brain = self._cache.volumes, self._brain
+        name, rows = self.inputs.autoencoder["name"], []
         errors = {
             row: joint_error(_inside(volumes[row], brain), self._reconstruct(network, row))
             for row in learnt
         }
         normal = normal_errors(errors.values(), self.inputs.quantile, self.inputs.measure)
-        shape = (len(judged), volumes.shape[1], int(brain.sum()))
+        for row, error in errors.items():
+            scored = np.isfinite(error)
+            rows += self._rows(split, row, name, normal.abnormal(error), scored, regions)
         found = np.lib.format.open_memmap(
-            cwd / "reconstructions.npy", mode="w+", dtype=np.float16, shape=shape
+            cwd / "reconstructions.npy",
+            mode="w+",
+            dtype=np.float16,
+            shape=(len(judged), volumes.shape[1], int(brain.sum())),
         )
         for place, row in enumerate(judged):
             reconstruction = self._reconstruct(network, row)
             found[place] = reconstruction
-            errors[row] = joint_error(_inside(volumes[row], brain), reconstruction)
-        found.flush()
-        index = {
-            "name": self.inputs.autoencoder["name"],
-            "split": split.number,
-            "keys": [self._cache.keys[row] for row in judged],
-        }
-        write_json(cwd / "index.json", index)
-        rows = []
-        for row, error in errors.items():
+            error = joint_error(_inside(volumes[row], brain), reconstruction)
             scored = np.isfinite(error)
-            rows += self._rows(split, row, index["name"], normal.abnormal(error), scored, regions)
+            rows += self._rows(split, row, name, normal.abnormal(error), scored, regions)
+        found.flush()
+        keys = [self._cache.keys[row] for row in judged]
+        write_json(cwd / "index.json", {"name": name, "split": split.number, "keys": keys})
         if self.inputs.one_class_stride and hasattr(network, "reader"):
             rows += self._one_class(network, split, learnt, judged, regions)
         return pd.DataFrame(rows), normal
@@ -534,6 +534,7 @@ class CompareDetectors(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from pipelines.anomaly_scores import (
+            differences,
             false_alarms,
             people_table,
             split_scores,
@@ -550,6 +551,7 @@ class CompareDetectors(SimpleInterface):
         tables = {
             "splits": (per_split, "Scores of each split; controls left out of it, all patients"),
             "regions": (regions, "Mean and SD of the scores over the splits"),
+            "differences": (differences(per_split), "Auto-encoders compared within each split"),
             "people": (people, "Abnormal percentage of each person"),
             "controls": (
                 false_alarms(table, given.quantile),

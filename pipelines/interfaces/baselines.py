@@ -16,7 +16,7 @@ from nipype.interfaces.base import (
 
 from models.errors import InputError
 from pipelines import comparison
-from pipelines.baselines import ALPHA, titles
+from pipelines.baselines import ALPHA, LESION_ML, titles
 from pipelines.derivatives import read_table, write_table
 from pipelines.heatmaps import Products, Regions
 from pipelines.interfaces.networks import OOF, group_figures, read_cohort, rows_of
@@ -89,6 +89,7 @@ class BaselineFeatures(SimpleInterface):
 FACTS = {
     "svm_voxels": "the voxels that the network sees",
     "svm_voxels_rbf": "the voxels that the network sees",
+    "svm_lesions": "the volume of the lesion mask of the dataset, in ml",
     "mask": "which of the voxels that the network sees are not zero",
 }
 
@@ -167,12 +168,21 @@ class BaselineFold(SimpleInterface):
             if not self.inputs.covariates:
                 raise InputError("no covariates are known: name some under [cohort] covariates")
             return logistic(cohort[self.inputs.covariates], people, self.inputs.words)
+        if name == "svm_lesions":
+            return svm(of_table(_lesion_volumes(cohort)), people)
         with np.load(self.inputs.features, allow_pickle=False) as features:
             if name == "svm_regions":
                 return svm(of_table(features["regions"]), people)
             if name == "mask":
                 return svm(of_gram(features["mask"]), people)
             return svm(of_gram(features["voxels"], self.inputs.options["pca"]), people)
+
+
+def _lesion_volumes(cohort: pd.DataFrame) -> np.ndarray:
+    """Lesion volume of every image in ml, (images, 1); NaN without a mask."""
+    if LESION_ML not in cohort or cohort[LESION_ML].isna().all():
+        raise InputError("no lesion volumes are known: the dataset has no lesion masks")
+    return pd.to_numeric(cohort[LESION_ML], errors="coerce").to_numpy(float)[:, None]
 
 
 def _kin(cohort: pd.DataFrame) -> np.ndarray:

@@ -28,6 +28,8 @@ from pipelines.lesion_masks import in_t1w, read_lesions
 from pipelines.quality import flags_of
 
 UNRELATED = 0.5  # of the lesions must be in the brain, or the mask is of another space
+WHITE_SHARE = (0.15, 0.7)  # of the brain, with its fluid; else the segmentation has failed
+CUT = (1.0, 99.0)  # percentiles of the T1w signal that is segmented
 AROUND_BRAIN_MM = 8.0  # margin in which head and head are compared
 
 
@@ -340,11 +342,15 @@ class FillLesions(SimpleInterface):
         return runtime
 
     def _white_matter(self, brain: np.ndarray, image: nib.Nifti1Image) -> tuple[np.ndarray, str]:
-        if isdefined(self.inputs.t1w):
-            return _segmented(self.inputs.t1w, brain, self.inputs.seed), (
-                "ANTs Atropos of the T1w image, three classes"
-            )
-        return _prior(image), "ICBM 2009a priors (nilearn): there is no T1w image to segment"
+        """White matter, and how it was told."""
+        prior = "ICBM 2009a priors (nilearn)"
+        if not isdefined(self.inputs.t1w):
+            return _prior(image), f"{prior}: there is no T1w image to segment"
+        white = _segmented(self.inputs.t1w, brain, self.inputs.seed)
+        share = float(white.sum() / brain.sum())
+        if WHITE_SHARE[0] <= share <= WHITE_SHARE[1]:
+            return white, "ANTs Atropos of the T1w image, three classes"
+        return _prior(image), f"{prior}: Atropos found {share:.0%} of the brain to be white matter"
 
 
 _FILLINGS = {
@@ -357,7 +363,10 @@ def _segmented(t1w: str, brain: np.ndarray, seed: int) -> np.ndarray:
     """White matter of a T1w brain: fluid, grey and white matter in the order of their signal."""
     ants = deterministic_ants(seed + 1)
     image = ants.image_read(t1w)
-    mask = image.new_image_like((brain & (image.numpy() > 0)).astype(np.float32))
+    inside = brain & (image.numpy() > 0)
+    mask = image.new_image_like(inside.astype(np.float32))
+    # Bright vessels would else be a class of their own.
+    image = image.new_image_like(np.clip(image.numpy(), *np.percentile(image.numpy()[inside], CUT)))
     found = ants.atropos(a=image, x=mask, i="kmeans[3]", m="[0.1,1x1x1]", c="[3,0]")
     csf, gm, wm = (one.numpy() for one in found["probabilityimages"])
     return white_matter(wm, gm, csf)

@@ -90,11 +90,19 @@ class SaveProducts(SimpleInterface):
             for relative, product in products.items():
                 target = Path(self.inputs.output_dir) / relative
                 if product["sidecar"] is not None:
-                    write_json(sidecar_path(target), self.inputs.common | product["sidecar"])
+                    write_json(sidecar_path(target), self._common(relative) | product["sidecar"])
                 place(product["file"], target)
                 saved.append(str(target))
         self._results["saved"] = saved
         return runtime
+
+    def _common(self, relative: str) -> dict[str, Any]:
+        """Fields of every sidecar; BIDS knows masks, and wants their SoftwareVersions in words."""
+        common = dict(self.inputs.common)
+        versions = common.get("SoftwareVersions")
+        if relative.endswith("_mask.nii.gz") and isinstance(versions, dict):
+            common["SoftwareVersions"] = ", ".join(f"{k} {v}" for k, v in versions.items())
+        return common
 
     def _retire_card(self) -> None:
         """Unlink an old model card first: without one, half a model is not taken for a whole."""

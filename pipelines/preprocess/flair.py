@@ -428,5 +428,5 @@ MODALITY = Modality(
     workflow=init_flair_wf,
     volume=network_input,
     needs_t1w=True,
-    uses_lesions=True,
+    lesions=lesion_path,
 )

@@ -38,8 +38,9 @@ class Modality:
     needs_t1w : bool
         Whether scans come with the person's T1w image, where there is one. They also do where
         the recipe's registration is ``t1w``.
-    uses_lesions : bool
-        Whether scans come with the lesion mask that the dataset has of them.
+    lesions : callable, optional
+        (scan, options) to the path of the lesions in template space, below the output folder, for
+        modalities whose scans come with the mask that the dataset has of them.
     channels : int
         Of ``volume``.
     parameters : tuple of str
@@ -65,10 +66,10 @@ class Modality:
     workflow: Callable[..., pe.Workflow]
     volume: Callable[[str | Path, Grid, str], np.ndarray]
     needs_t1w: bool = False
-    uses_lesions: bool = False
     channels: int = 1
     parameters: tuple[str, ...] = ()
     names: str = "*"
+    lesions: Callable[[Scan, Any], str] | None = None
     registrations: tuple[str, ...] = ("nonlinear", "linear", "none")
     to_be_mirrored: Callable[[str | Path], bool] | None = None
     measures: Callable[[str | Path], dict[str, float]] | None = None

@@ -171,6 +171,11 @@ def preprocessed(tmp_path):
     [
         ('[network]\nname = "boehle2018"', ["no network 'boehle2018'", "boehle2019"]),
         ('[network]\nname = "demo"\ndrop = 0.2', ["network 'demo'", "drop"]),
+        (
+            '[preprocessing]\ngrid = "2mm"\n[network]\nname = "pif"\n'
+            "[training.protocol.augmentation]\nflip_probability = 0.5",
+            ["patch-individual filters", "must not be mirrored"],
+        ),
         ('[regions]\natlas = "AALL"', ["AALL", "no such atlas", "AAL"]),
         ("[training]\nfolds = 3", ["smaller class has 2 people", "3 folds"]),
         ('[cohort]\ntarget = "diagnosys"', ["did you mean 'diagnosis'?"]),

@@ -370,3 +370,18 @@ def test_nothing_is_harmonised_unless_it_is_asked_for():
 def test_harmonisation_that_cannot_be_done_is_refused(tables, words):
     asked = {"method": "combat"} | tables.get("harmonisation", {})
     assert words in complaint(**tables | {"harmonisation": asked})
+
+
+def test_the_recipes_of_flair_differ_in_what_they_are_for():
+    scratch, fine, filled = (
+        load_recipe(f"ms-flair{end}").as_dict() for end in ("-scratch", "", "-filled")
+    )
+    assert fine["training"]["transfer"]["model"] == "msflairsource"
+    assert filled["preprocessing"]["lesions"] == "fill"
+    for one in (scratch, fine, filled):  # all else is the same
+        del one["name"], one["description"], one["training"]["transfer"]
+        del one["preprocessing"]["lesions"]
+    assert scratch == fine == filled
+    source = load_recipe("ms-flair-source")
+    assert source.network == load_recipe("ms-flair").network
+    assert source.preprocessing.grid == load_recipe("ms-flair").preprocessing.grid

@@ -70,6 +70,9 @@ def test_the_first_of_equals_is_kept():
         ({"draws": 2, "space": {"model": ["A"]}}, "must begin with"),
         ({"draws": 2, "space": {"network.": ["A"]}}, "must begin with"),
         ({"draws": 2, "space": {"network.model": "A"}}, "must be a list"),
+        ({"draws": 2, "space": {"network.name": ["pif"]}}, "of one architecture; use --compare"),
+        ({"draws": 2, "space": {"network.file": ["a.py"]}}, "of one architecture; use --compare"),
+        ({"draws": 2, "space": {"training.protocol.select": ["last"]}}, "held against each other"),
         ({"draws": 2, "space": {"network.model": []}}, "must be a list"),
         ({"draws": 2, "space": {"network.model": ["A"]}, "each": "x"}, "is not in the space"),
         (

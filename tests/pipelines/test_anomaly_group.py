@@ -13,6 +13,7 @@ from models.training.splits import Split
 from pipelines import anomaly_charts
 from pipelines.anomaly import AnomalyStudy, init_anomaly_wf
 from pipelines.anomaly_scores import (
+    differences,
     false_alarms,
     people_table,
     split_scores,
@@ -146,6 +147,18 @@ def test_scores_of_splits_and_their_summary():
     assert regions.loc[("ae", "putamen"), "gmean"] == pytest.approx(by_hand.mean())
     assert regions.loc[("ae", "putamen"), "gmean_sd"] == pytest.approx(by_hand.std())
     assert {*SCORES} <= set(regions.columns)
+
+
+def test_auto_encoders_are_compared_within_splits():
+    scores = split_scores(percentages())
+    found = differences(scores).set_index("roi")
+    assert found.loc["putamen", ["first", "second"]].tolist() == ["ae", "sae"]
+    wide = scores[scores["roi"] == "putamen"].pivot(index="split", columns="method", values="gmean")
+    gap = wide["ae"] - wide["sae"]
+    assert found.loc["putamen", "gmean"] == pytest.approx(gap.mean())
+    assert found.loc["putamen", "gmean_sd"] == pytest.approx(gap.std())
+    assert found.loc["putamen", "gmean_higher"] == (gap > 0).sum() == 0
+    assert found.loc["putamen", "splits"] == 2
 
 
 def test_people_count_by_the_splits_that_left_them_out():

@@ -56,6 +56,7 @@ def made(folder):
                     "test": session != "ses-2",
                     "age": 60.0 + number if number != 3 else np.nan,
                     "sex": "FM"[number % 3 == 0],
+                    "lesion_volume_ml": 1.0 + 4.0 * positive + number / 10,
                     "hippocampus": 3.0 - 0.5 * positive + 0.1 * rng.normal(),
                 }
             )
@@ -378,6 +379,7 @@ def test_the_figure_has_the_network_on_top(beside):
         "linear SVM on the voxels",
         "SVM with a radial kernel on the voxels",
         "linear SVM on regions",
+        "linear SVM on the lesion volume",
         "covariates alone",
         "brain mask alone",
     }

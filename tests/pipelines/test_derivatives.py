@@ -23,6 +23,7 @@ from pipelines.derivatives import (
     read_sidecar,
     read_table,
     relative_path,
+    remove_older,
     sidecar_path,
     write_dataset,
     write_json,
@@ -209,3 +210,14 @@ def test_bidsignore_has_no_trailing_slash(tmp_path):
     lines = (tmp_path / ".bidsignore").read_text().splitlines()
     assert "**/figures" in lines
     assert not [line for line in lines if line.endswith("/")]  # the validator wants it so
+
+
+def test_a_mask_is_removed_with_the_model_that_its_sidecar_names(tmp_path):
+    for model in ("one", "two"):
+        mask = tmp_path / f"sub-01/dwi/sub-01_res-3mm_label-anomaly_desc-{model}sae_mask.nii.gz"
+        place(__file__, mask)
+        write_json(sidecar_path(mask), {"Model": model})
+    later = mask.stat().st_mtime + 60
+    assert remove_older(tmp_path, "one", later) == 2
+    left = sorted(path.name for path in tmp_path.glob("sub-01/dwi/*"))
+    assert left == [sidecar_path(mask).name, mask.name]

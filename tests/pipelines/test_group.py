@@ -19,7 +19,7 @@ from pipelines.stored_models import StoredModel
 # node: the nodes that it feeds
 SKELETON = {
     "pack": {"train", "predict", "explain", "summarise", "analyse", "compare", "test", "features"}
-    | {"gather"},
+    | {"gather", "fit_baselines"},
     "train": {"predict", "explain", "analyse", "compare", "gather"},
     "predict": {"summarise", "analyse", "compare", "test", "gather", "beside"},
     "features": {"fit_baselines", "beside"},
@@ -166,6 +166,16 @@ def test_baselines_are_fitted_on_the_splits_of_the_network(build):
     assert fit.options["names"] == tuple(features.names)
     assert fit.covariates == ["age"]
     assert features.volumes == ["hippocampus_ml"]
+
+
+def test_what_learns_takes_doubled_sessions_once(build):
+    workflow = build(study(**HARMONISED))
+    given = {
+        after.name
+        for _, after, edge in workflow._graph.out_edges(workflow.get_node("pack"), data=True)
+        if ("cohort", "cohort") in edge["connect"]
+    }
+    assert given == {"train", "harmonise", "fit_baselines"}
 
 
 HARMONISED = {

@@ -123,7 +123,9 @@ def test_a_new_person_is_harmonised_as_the_cohort_was(cohort):
     found = harmonise(folder, split_of(table))
     cache, stored = open_cache(folder / "cache"), read_maps(found.maps)
     images = seen(cache, read_table(folder / "cohort.tsv"), found.maps)
-    write_table(folder / "participants.tsv", table[["participant_id", "centre", "age", "sex"]])
+    known = table[["participant_id", "centre", "age", "sex"]]
+    gap = pd.DataFrame({"participant_id": ["sub-gap"], "centre": [np.nan]})
+    write_table(folder / "participants.tsv", pd.concat([known, gap]))  # so centre 1 is read as 1.0
 
     model = SimpleNamespace(card={"Harmonisation": OPTIONS.card("centre")})
     people = harmonised_by(model, folder)

@@ -56,12 +56,12 @@ def store(output, name="source", scores=((0.7, 0.5), (0.8, 0.6), (0.8, 0.4)), ro
     )
 
 
-def plan(output, splits=SPLITS, table=NETWORK, trained="target", **options):
+def plan(output, splits=SPLITS, table=NETWORK, trained="target", networks=(), **options):
     return plan_starts(
         Transfer(**{"model": "source"} | options),
         splits,
         model=trained,
-        network=new_network(NETWORK, GRID),
+        networks=networks or [new_network(NETWORK, GRID)],
         table=table,
         output_dir=output,
     )
@@ -104,6 +104,29 @@ def test_validation_people_of_the_source_count_as_seen(tmp_path):
     store(tmp_path)
     only_c = [Split(1, 1, 1, {"c": "test", "a": "train", "b": "train"})]
     assert plan(tmp_path, only_c).folds[0]["fold"] == 3  # fold 1 validated on c
+
+
+def test_relatives_of_the_sources_people_count_as_seen(tmp_path):
+    store(tmp_path, roles=[roles | {"e": "related"} for roles in ROLES])
+    only_e = [Split(1, 1, 1, {"e": "test", "a": "train", "b": "train"})]
+    with pytest.raises(InputError, match=r"was trained on sub-e"):
+        plan(tmp_path, only_e)
+
+
+def test_a_source_that_itself_started_from_another_is_told(tmp_path):
+    store(tmp_path)
+    path = tmp_path / model_file("source", "modelcard", ".json")
+    card = json.loads(path.read_text()) | {"Transfer": {"Model": "first"}}
+    path.write_text(json.dumps(card))
+    assert "itself started from model first" in plan(tmp_path, others()).warnings[0]
+
+
+def test_every_network_of_a_search_must_take_the_weights(tmp_path):
+    store(tmp_path)
+    networks = [new_network({**NETWORK, "outputs": n}, GRID) for n in (2, 1)]
+    with pytest.raises(InputError, match="head = 'new' takes over everything but this last layer"):
+        plan(tmp_path, networks=networks)
+    assert plan(tmp_path, networks=networks, head="new").folds[0]["fold"] == 1
 
 
 def test_the_same_dataset_is_refused_when_every_fold_knows_a_test_person(tmp_path):
