@@ -479,16 +479,12 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         "--participants",
         type=_people,
         metavar="N",
-        help="people with an image, patients and controls in turn (T1w, FLAIR: 24, anomaly: "
-        "44, spect: 48)",
+        help="people with an image, patients and controls in turn (T1w, FLAIR: 24, anomaly: 44, "
+        "spect: 48)",
     )
     parser.add_argument(
-        "--resolution",
-        type=_millimetres,
-        metavar="MM",
-        help="voxel edge (T1w, anomaly: 3, spect: 4)",
+        "--resolution", type=_millimetres, metavar="MM", help="voxel edge (3; spect: 4)"
     )
-    parser.add_argument("--resolution", type=_millimetres, metavar="MM", help="voxel edge (3)")
     parser.add_argument(
         "--effect",
         type=_share,

@@ -14,8 +14,8 @@ from bidsapp.report.shelf import Item, Picture, Shelf
 FOLLOW_UP = ("uptake", "uptakeCorrelation", "uptakePeople", "balance")
 TABLES = (
     *("ranking", "rankingMerged", "fingerprints", "volumes", "overlap", "distances"),
-    *FOLLOW_UP,
     *("lesions", "lesionload", "transfer"),
+    *FOLLOW_UP,
 )
 SHOWN_CLUSTERS = 10
 

@@ -200,6 +200,7 @@ def _flair(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
         methods_flair.lesions(table),
         _grid(table),
         _intensity(table.get("intensity")),
+        *_view(table),
     )
 
 
