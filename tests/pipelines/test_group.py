@@ -15,6 +15,7 @@ from pipelines.group import StatisticsOptions, Study, choose_stacks, init_group_
 from pipelines.harmonisation import HarmonisationOptions
 from pipelines.inputs import Scan
 from pipelines.stored_models import StoredModel
+from pipelines.transfer import Starts
 
 # node: the nodes that it feeds
 SKELETON = {
@@ -89,6 +90,27 @@ def test_the_graph_is_the_skeleton(build):
     found = {node.name: {after.name for after in graph.successors(node)} for node in graph}
     assert found == SKELETON
     assert nx.is_directed_acyclic_graph(graph)
+
+
+def test_lesions_and_transfer_stand_beside_the_maps_where_there_are_any(build):
+    starts = Starts([{"name": "other", "model": "m", "fold": 1, "freeze": [], "head": "keep",
+                      "fingerprint": "f"}] * 3, [])  # fmt: skip
+    workflow = build(study(modality="FLAIR", lesions=True, starts=starts))
+    graph = workflow._graph
+    feeds = {node.name: {after.name for after in graph.successors(node)} for node in graph}
+    for name in ("lesions", "transfer"):
+        assert feeds[name] == {f"save_{name}"}
+        before = {node for node, after in feeds.items() if name in after}
+        assert before == {"pack", "predict", "summarise"}
+        node = workflow.get_node(name)
+        assert node.iterfield == ["attribution", "stack"]
+        assert [one["name"] for one in node.inputs.attribution] == ["saliency", "lrpbeta1"]
+    assert len(workflow.get_node("transfer").inputs.splits) == 3
+    plain = {node.name for node in build(study(starts=Starts([{}] * 3, [])))._graph}
+    assert not plain & {"lesions", "transfer"}
+    assert not {"lesions"} & {
+        node.name for node in build(study(lesions=True, space="individual"))._graph
+    }
 
 
 def test_a_stage_that_fails_takes_nothing_from_those_before(build):
