@@ -48,6 +48,9 @@ REQUIREMENTS = (
 )
 
 ANOMALY_REQUIREMENTS = (
+    Requirement("ae_map_auc", ("maps", "ae", "auc"), 0.9),
+    Requirement("ae_map_found", ("maps", "ae", "found"), 0.5),
+    Requirement("ae_gmean_there", ("regions", "ae", "gmean_there"), 0.7),
     Requirement("sae_map_auc", ("maps", "sae", "auc"), 0.9),
     Requirement("sae_map_found", ("maps", "sae", "found"), 0.5),
     Requirement("sae_gmean_there", ("regions", "sae", "gmean_there"), 0.7),
