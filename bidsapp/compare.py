@@ -151,7 +151,7 @@ def _distinct_images(variants: Sequence[Variant]) -> list[Variant]:
 
 
 def _group(settings: Settings, key: str, variants: Sequence[Variant]) -> bool:
-    people = _common_people(variants)
+    people = _taken_by_all(variants, _common_people(variants))
     failed = []
     for one in variants:
         tell(f"{key} = {one.name}")
@@ -183,6 +183,24 @@ def _common_people(variants: Sequence[Variant]) -> tuple[str, ...]:
             "participant level with the same --compare"
         )
     return tuple(sorted(chosen))
+
+
+def _taken_by_all(variants: Sequence[Variant], people: tuple[str, ...]) -> tuple[str, ...]:
+    """People whom no variant leaves out, as harmonisation does who has no site: one cohort."""
+    sets = [_taken(one, people) for one in variants]
+    common = set.intersection(*sets)
+    for person in sorted(set.union(*sets) - common):
+        by = [v.name for v, taken in zip(variants, sets, strict=True) if person not in taken]
+        tell(f"warning: sub-{person} is left out, as {', '.join(by)} cannot take this person")
+    return tuple(sorted(common))
+
+
+def _taken(variant: Variant, people: tuple[str, ...]) -> set[str]:
+    """People of a variant's cohort; all, where it cannot be: it will say so in its own run."""
+    try:
+        return set(run.cohort_of(replace(variant.settings, participants=people)).labels)
+    except InputError:
+        return set(people)
 
 
 def report(output_dir: Path, recipe: str, key: str, variants: Sequence[Variant]) -> Path:

@@ -387,7 +387,7 @@ def group(settings: Settings) -> bool:
         return False
     if settings.boilerplate_only:
         return _write_methods(settings, diary)
-    cohort = _cohort(settings)
+    cohort = cohort_of(settings)
     diary.excluded = cohort.excluded
     for sentence in cohort.warnings:
         diary.warn(sentence)
@@ -529,7 +529,15 @@ def _anomaly_workflow(
     )
 
 
-def _cohort(settings: Settings) -> CohortTable:
+def cohort_of(settings: Settings) -> CohortTable:
+    """Who takes part in a group run.
+
+    Raises
+    ------
+    models.errors.InputError
+        No images, images that were made otherwise than the recipe says, or a table of people that
+        does not hold what the recipe asks for.
+    """
     images = registered(settings)
     options = settings.recipe.preprocessing
     if not images:

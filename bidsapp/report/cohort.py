@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
+from scipy.stats import binom
 
 from bidsapp.report import notes, wording
 from bidsapp.report.page import Link, Table, table_of
@@ -12,6 +13,7 @@ from bidsapp.report.shelf import Shelf
 
 SEX = ("sex", "gender")
 SITE = ("site", "center", "centre", "scanner", "site_id")
+FEWEST = 10  # people of a class; ours
 SPLIT = ["participant_id", "repeat", "fold", "division", "role"]
 
 
@@ -106,6 +108,27 @@ def who(taken: pd.DataFrame, left_out: pd.DataFrame, classes: list[str], trainer
     tested = f"{len(taken)} {'was' if len(taken) == 1 else 'were'} tested: {groups}"
     others_said = f"; {others} of participants.tsv took no part" if others else ""
     return f"{tested}; {trainers}{others_said}."
+
+
+def too_few(
+    taken: pd.DataFrame, left_out: pd.DataFrame, classes: list[str], trainers: Trainers
+) -> str | None:
+    """Say that a class has too few people for anything to be learnt; None where it has enough."""
+    mine = pd.concat([taken, left_out[left_out["participant_id"].isin(trainers.people)]])
+    if "label" not in mine or len(classes) < 2:
+        return None
+    counts = {name: int((mine["label"].astype(str) == name).sum()) for name in classes[:2]}
+    if not 0 < min(counts.values()) < FEWEST:
+        return None
+    groups = wording.listing(f"{n} {name}" for name, n in counts.items())
+    answers = sum(counts.values())
+    hits = int(binom.isf(0.05, answers, 0.5))
+    share = wording.percent(float(binom.sf(hits - 1, answers, 0.5)))
+    return (
+        f"Too few people to learn from: {groups}. A network needs dozens of each class. Tossing a "
+        f"coin for {answers} people is right at least {hits} times in {share} of studies, so this "
+        "result says little, whatever it is."
+    )
 
 
 def full_label(participant: Any) -> str:

@@ -100,6 +100,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
     ]
     charts = _charts(shelf, figures)
     everybody = pd.concat([taken, left_out], ignore_index=True)
+    few = cohort.too_few(taken, left_out, classes, trainers) if chosen else None
     return write(
         "group.html.j2",
         shelf.root / "group.html",
@@ -109,6 +110,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         alarm=performance.alarm(found) if chosen else None,
         statements=[
             Statement(cohort.who(taken, left_out, classes, trainers)),
+            *([Statement(few, "attention")] if few else []),
             *_statements(found, level, maps, tests, chosen, baselines),
         ],
         cohort=cohort.cohort_table(taken, classes, setting.get("site_column"), trainers),

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -97,6 +98,21 @@ def test_only_people_with_every_image_take_part(settings, monkeypatch, capsys):
     there["linear"] = []
     with pytest.raises(InputError, match="nobody has an image for every variant"):
         compare._common_people(variants)
+
+
+def test_whom_one_variant_cannot_take_none_takes(settings, monkeypatch, capsys):
+    _, variants = variants_of(settings, "training.folds=2,3,4")
+    takes = {2: {"01": True, "02": False}, 3: {"01": True}}
+
+    def cohort_of(settings):
+        assert settings.participants == ("01", "02")
+        if settings.recipe.training.folds == 4:
+            raise InputError("it says so in its own run")
+        return SimpleNamespace(labels=takes[settings.recipe.training.folds])
+
+    monkeypatch.setattr(run, "cohort_of", cohort_of)
+    assert compare._taken_by_all(variants, ("01", "02")) == ("01",)
+    assert "sub-02 is left out, as 3 cannot take this person" in capsys.readouterr().err
 
 
 def test_a_variant_that_fails_leaves_the_others(settings, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from bidsapp.report import group_page, methods_text, participant_page, wording
-from bidsapp.report.cohort import registrations_table
+from bidsapp.report.cohort import Trainers, registrations_table, too_few
 from pipelines.figures import save
 
 HOSTILE = '<script>alert("x")</script>'
@@ -652,6 +652,7 @@ def test_two_writers_of_a_page_do_not_meet(derivatives, monkeypatch):
 def test_group_page_has_the_numbers(cohort):
     for words in (
         "3 people took part: 2 AD and 1 CN",
+        "Too few people to learn from: 2 AD and 1 CN",
         "balanced accuracy of 80 % (95 % CI 65 % to 95 %)",
         "chance is 50 %",
         "0.87 (95 % CI 0.70 to 0.99)",
@@ -692,6 +693,24 @@ def test_chance_is_said_prominently(derivatives):
     assert "The network does not beat chance" in text
     assert "heatmaps explain nothing" in text
     assert text.index("does not beat chance") < text.index("people took part")
+
+
+@pytest.mark.parametrize(("of_each", "said"), [(6, True), (9, True), (10, False)])
+def test_a_dozen_people_are_too_few_to_learn_from(of_each, said):
+    people = pd.DataFrame(
+        {
+            "participant_id": [f"sub-{i:02d}" for i in range(2 * of_each)],
+            "label": ["F", "M"] * of_each,
+        }
+    )
+    tested, others = people[:4], people[4:]
+    trained = Trainers(frozenset(others["participant_id"]))
+    found = too_few(tested, others, ["F", "M"], trained)
+    assert (found is not None) == said
+    if of_each == 6:  # 299 of the 4096 ways to answer for 12 people have 9 or more right
+        assert "Too few people to learn from: 6 F and 6 M" in found
+        assert "for 12 people is right at least 9 times in 7\N{NO-BREAK SPACE}% of studies" in found
+    assert too_few(tested, others, ["F", "M"], Trainers()) is not None  # two and two
 
 
 def test_participants_pages_say_so_too(derivatives):
