@@ -302,8 +302,8 @@ def _explain(
     for person in sorted({scan.participant for scan, _ in ready}):
         if not model.unseen_folds(person)[0]:
             diary.warn(
-                f"sub-{person}: every fold of model {model.name} was trained with this person; "
-                "not explained"
+                f"sub-{person}: every fold of model {model.name} was trained with this person or a "
+                "relative; not explained"
             )
     detects = is_anomaly(model)
     name = f"{'detect' if detects else 'explain'}_{model.name}"

@@ -17,7 +17,7 @@ from models.errors import InputError
 from models.grids import Grid
 from models.networks import build, own
 from models.training.splits import SEEN, Split
-from pipelines.derivatives import SPACE, label, read_table, write_table
+from pipelines.derivatives import SPACE, label, read_table, text, write_table
 from pipelines.view import View
 
 
@@ -99,16 +99,36 @@ class StoredModel:
 
         A fold may if it tested the person or never met the person, be it that the balancing left
         the person out. A person it validated on counts as seen, and so does a relative of
-        somebody it was trained or validated on.
+        somebody it was trained or validated on: of those whom its split names, and of new people by
+        the column of participants.tsv that the recipe's ``[cohort] group`` names.
         """
+        relatives = self._relatives(participant)
         allowed, known = [], False
         for fold in self.folds:
             split = self.split(fold)
             roles = split.loc[split["participant_id"] == f"sub-{participant}", "role"]
             known |= len(roles) > 0
-            if all(role in ("test", "unused") for role in roles):
+            family = split["participant_id"].isin(relatives) & split["role"].isin(SEEN)
+            if all(role in ("test", "unused") for role in roles) and not family.any():
                 allowed.append(fold)
         return allowed, known
+
+    def _relatives(self, participant: str) -> set[str]:
+        """A person's family (with ``sub-``) in the dataset whose folder holds the model."""
+        families = self._families
+        mine = families.get(f"sub-{participant}", "")
+        return {one for one, name in families.items() if mine and name == mine}
+
+    @cached_property
+    def _families(self) -> dict[str, str]:
+        """Participant to family; empty where the recipe knew of none."""
+        column = ((self.card.get("Recipe") or {}).get("cohort") or {}).get("group")
+        path = self.folder.absolute().parents[1] / "participants.tsv"
+        table = read_table(path) if column and path.exists() else pd.DataFrame()
+        if not {"participant_id", column} <= set(table):
+            return {}
+        people = "sub-" + table["participant_id"].str.strip().str.removeprefix("sub-")
+        return dict(zip(people, table[column].map(text), strict=True))
 
     def new_network(self) -> nn.Module:
         """Its network with freshly drawn weights.

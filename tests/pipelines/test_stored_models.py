@@ -5,6 +5,7 @@ import shutil
 from dataclasses import asdict
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from models.errors import InputError
 from models.grids import GRIDS, Grid
 from models.training.splits import Plan, Split, split_people
-from pipelines.derivatives import read_table
+from pipelines.derivatives import read_table, write_table
 from pipelines.stored_models import (
     StoredModel,
     choose_model,
@@ -95,6 +96,23 @@ def test_who_was_balanced_away_is_new_to_a_fold_unless_a_relative_was_seen(tmp_p
     model = store(tmp_path, roles=({"a": "unused", "b": "related"}, {"a": "train", "b": "test"}))
     assert model.unseen_folds("a") == ([1], True)
     assert model.unseen_folds("b") == ([2], True)
+
+
+def test_a_new_person_is_not_explained_by_folds_that_saw_a_relative(tmp_path):
+    roles = ({"a": "train", "b": "test"}, {"a": "test", "b": "train"})
+    model = store(tmp_path, roles=roles)
+    table = pd.DataFrame(
+        {"participant_id": ["sub-a", "sub-b", "sub-twin", "sub-alone"], "kin": [7, 8, 7, np.nan]}
+    )
+    write_table(tmp_path / "participants.tsv", table)
+    assert model.unseen_folds("twin") == ([1, 2], False)  # the recipe names no column
+    path = tmp_path / model_file("tiny", "modelcard", ".json")
+    card = json.loads(path.read_text()) | {"Recipe": {"cohort": {"group": "kin"}}}
+    path.write_text(json.dumps(card))
+    model = StoredModel(model.folder)
+    assert model.unseen_folds("twin") == ([2], False)
+    assert model.unseen_folds("alone") == ([1, 2], False)
+    assert model.unseen_folds("a") == ([2], True)
 
 
 def test_a_lost_split_is_no_permission(tmp_path):
