@@ -27,7 +27,9 @@ EXTRASTRIATAL = {"Thalamus": 0.5, "Amygdala": 0.45, "Insula": 0.6, "stem": 0.35}
 EXTRASTRIATAL_SD = 0.10
 # Of the loss in the putamen of the affected side; the putamen goes before the caudate.
 PUTAMEN_OTHER_SIDE, CAUDATE, LOSS_SD = 0.75, 0.55, 0.08
-INSULA = 0.75  # the insula loses this share of what the putamen of the affected side does
+# The insula loses this share of what the putamen of the affected side does: few enough that its
+# signal alone does not give everybody away.
+INSULA = 0.3
 GREY, WHITE = 1.05, 0.90
 SCALP, SCALP_MM = 0.3, (6.0, 12.0)
 COLLIMATOR_MM, FILTER_MM = 8.0, 5.0  # FWHM; together a camera's resolution

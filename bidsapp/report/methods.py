@@ -188,7 +188,7 @@ def _spect(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
 
 
 _BUILT = (
-    "a symmetric FP-CIT template in MNI152NLin2009cAsym space, made of that T1w template "
+    "a symmetric FP-CIT template in MNI152NLin2009cAsym space, made of its T1w template "
     "[@fonov2009; @fonov2011] and the AAL atlas [@tzourio2002]"
 )
 
