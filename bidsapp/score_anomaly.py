@@ -74,8 +74,10 @@ def _maps(truth: Path, output: Path, model: str, method: str) -> dict[str, float
     """Mean measures over the patients whose truth has a voxel in what was scored."""
     import numpy as np
 
+    from pipelines.derivatives import SPACE
+
     found = []
-    for path in sorted(truth.glob("sub-*/**/*_label-effect_mask.nii.gz")):
+    for path in sorted(truth.glob(f"sub-*/**/*_space-{SPACE}_*label-effect_mask.nii.gz")):
         person = path.name.split("_")[0]
         name = (
             f"{person}/**/{person}_*_model-{model}_*method-{method}_stat-{{}}_*_anomalymap.nii.gz"

@@ -89,6 +89,20 @@ def normal_errors(errors: Iterable[np.ndarray], quantile: float, measure: str = 
     return Normal(mean, sd, float(np.quantile(known, quantile)), measure)
 
 
+def training_abnormal(errors: Sequence[np.ndarray], normal: Normal) -> np.ndarray:
+    """Bool (people, voxels): what of the training controls' errors is abnormal.
+
+    Their z are by the others, as those that the threshold was learnt from.
+    """
+    stacked = np.stack([np.asarray(one, np.float32) for one in errors])
+    if normal.measure == "error":
+        return normal.abnormal(stacked)
+    finite = np.isfinite(stacked).all(0)
+    found = np.zeros(stacked.shape, bool)
+    found[:, finite] = _others_z(stacked[:, finite]) > normal.threshold
+    return found
+
+
 def _others_z(errors: np.ndarray) -> np.ndarray:
     """The z of each of (people, voxels) by mean and standard deviation of all others."""
     n = len(errors)

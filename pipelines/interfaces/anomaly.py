@@ -241,7 +241,7 @@ class LearnControls(SimpleInterface):
         self, network: Any, cwd: Path, split: Any, learnt: list[int], judged: list[int]
     ) -> tuple[pd.DataFrame, Any]:
         """Percentages of everybody, and what errors are normal."""
-        from models.anomaly.scores import joint_error, normal_errors
+        from models.anomaly.scores import joint_error, normal_errors, training_abnormal
 
         regions = load_regions(self.inputs.regions)
         volumes, brain = self._cache.volumes, self._brain
@@ -251,9 +251,9 @@ class LearnControls(SimpleInterface):
             for row in learnt
         }
         normal = normal_errors(errors.values(), self.inputs.quantile, self.inputs.measure)
-        for row, error in errors.items():
-            scored = np.isfinite(error)
-            rows += self._rows(split, row, name, normal.abnormal(error), scored, regions)
+        abnormal = training_abnormal(list(errors.values()), normal)
+        for (row, error), one in zip(errors.items(), abnormal, strict=True):
+            rows += self._rows(split, row, name, one, np.isfinite(error), regions)
         found = np.lib.format.open_memmap(
             cwd / "reconstructions.npy",
             mode="w+",

@@ -52,6 +52,13 @@ def test_z_of_training_controls_are_by_the_others():
     normal = scores.normal_errors(errors, 0.95, "z")
     assert normal.threshold == pytest.approx(np.quantile(slow, 0.95), rel=1e-4)
     assert np.array_equal(normal.abnormal(errors[2]), normal.z(errors[2]) > normal.threshold)
+    flagged = scores.training_abnormal(list(errors), normal)
+    assert np.array_equal(flagged, np.array(slow) > normal.threshold)
+    assert flagged.mean() == pytest.approx(0.05, abs=0.002)
+    by_error = scores.normal_errors(errors, 0.95)
+    assert np.array_equal(
+        scores.training_abnormal(list(errors), by_error), errors > by_error.threshold
+    )
     # What the quantile promises holds for people who were not asked.
     scale = rng.uniform(0.5, 4, 20_000)
     known = rng.gamma(2.0, size=(20, 20_000)) * scale
