@@ -26,6 +26,11 @@ def check_recipe(settings: Settings, modality: Modality) -> None:
             f"[preprocessing] intensity = '{recipe.preprocessing.intensity}': auto-encoders give "
             "back values in [0, 1]; use 'max'"
         )
+    if recipe.cohort.group:
+        raise InputError(
+            f"[cohort] group = '{recipe.cohort.group}': the splits of an anomaly detection do not "
+            "keep families together; keep one of each family, and leave it out"
+        )
     if recipe.harmonisation.wanted:
         raise InputError(
             "[harmonisation]: harmonised values leave [0, 1], which auto-encoders give back; "
