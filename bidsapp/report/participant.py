@@ -157,9 +157,13 @@ def _alarm(shelf: Shelf, models: list[str]) -> str | None:
 
 def _scan_title(found: Item) -> str:
     names = {"ses": "Session", "acq": "Acquisition", "run": "Run"}
-    parts = ["SPECT"] if _is_spect(found) else []
+    parts = ["SPECT"] if _is_spect(found) else ["FLAIR"] * _is_flair(found)
     parts += [f"{names[key]} {found[key]}" for key in _SCAN if found[key]]
     return ", ".join(parts) or "The scan"
+
+
+def _is_flair(found: Item) -> bool:
+    return "FLAIR" in (found.suffix, found["mod"])
 
 
 def _is_spect(found: Item) -> bool:
@@ -288,12 +292,15 @@ def _qc_picture(shelf: Shelf, found: Item, variant: str = "") -> Picture | None:
         "its grid. They need not fit; nothing was registered.",
         "display": "Transversal slices from below upwards, uptake over that of the reference "
         "region. The colours are the same for everybody.",
+        "lesions": "Outlines of the lesion mask on the registered FLAIR image, filled where the "
+        "recipe says so. Before filling, bright white matter should lie inside.",
         "striata": "Outlines of the template’s brain and striata on the registered image. The "
         "uptake of the striata should lie inside, or fade there.",
     }
     alt = {
         "mask": "Rows of brain slices with the outline of the brain mask",
         "registration": "Rows of brain slices with the edges of the template",
+        "lesions": "Rows of brain slices with the outlines of the lesions",
         "display": "Transversal slices of the uptake",
         "striata": "Rows of brain slices with the outlines of the template’s striata",
     }

@@ -275,6 +275,9 @@ def test_lesion_load_and_ways_are_recorded(run):
     assert list(out.glob("sub-01/anat/*from-FLAIR_to-T1w*.h5"))
     page = (out / "sub-02.html").read_text()
     assert "registered to the template directly" in page
+    both = (out / "sub-01.html").read_text()
+    assert "FLAIR" in both
+    assert "Outlines of the lesion mask" in both
 
 
 def test_filled_lesions_are_for_flair_only():
