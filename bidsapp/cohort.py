@@ -10,6 +10,7 @@ import pandas as pd
 from bidsapp.sessions import ordered, read_sessions
 from bidsapp.settings import Cohort as CohortOptions
 from models.errors import InputError
+from pipelines.choices import JACOBIAN
 from pipelines.derivatives import label, read_table, text
 
 # Columns of the tables that covariates are joined to.
@@ -129,7 +130,7 @@ def build_cohort(
     participants : sequence of str
         Labels to keep; all when empty.
     volumes : sequence of str
-        Columns with the volumes of regions, taken over as they are.
+        Columns with the volumes of regions, taken over as they are; "jacobian" is none.
     preserve : sequence of str, optional
         Columns whose effect harmonisation keeps; None where nothing is harmonised.
     """
@@ -165,6 +166,9 @@ def build_cohort(
     rows = _rows(images, order, people, classes, options, (on_disk & set(people)) - set(ruled))
     _check_both_classes(path, rows, classes, options)
     site = [options.site] if options.site else []
+    if JACOBIAN in volumes:
+        _check_word(path, table)
+        volumes = [column for column in volumes if column != JACOBIAN]
     for names, asked in (
         (volumes, "[regions] volumes"),
         (site, "[cohort] site"),
@@ -184,6 +188,14 @@ def build_cohort(
     for name in options.covariates:
         warnings += _unusable(path, rows, name)
     return CohortTable(rows, warnings, excluded)
+
+
+def _check_word(path: Path, table: pd.DataFrame) -> None:
+    if JACOBIAN in table:
+        raise InputError(
+            f"{path}: has a column '{JACOBIAN}', and in [regions] volumes that word asks for the "
+            "volumes that the registration tells; rename the column"
+        )
 
 
 def _unusable(path: Path, rows: pd.DataFrame, name: str) -> list[str]:

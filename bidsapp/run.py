@@ -18,7 +18,7 @@ from bidsapp.likeness import balanced_away, read_likeness
 from bidsapp.settings import Recipe, Settings, parse
 from models.attribution import OF_REGIONS
 from models.errors import InputError
-from models.grids import MNI_ORIGIN_MM
+from models.grids import MNI_ORIGIN_MM, full_grid
 from models.harmonisation import confounding
 from models.training.augmentation import check_flips
 from models.training.optimiser import adam
@@ -28,6 +28,7 @@ from models.training.splits import Split, split_people
 from pipelines.anomaly import init_anomaly_wf, init_detect_wf
 from pipelines.atlases import SHIPPED, atlas
 from pipelines.baselines import LESION_ML, BaselineOptions
+from pipelines.choices import JACOBIAN
 from pipelines.derivatives import (
     OWN_SPACE,
     SPACE,
@@ -56,12 +57,13 @@ from pipelines.inputs import (
     with_t1w,
 )
 from pipelines.interfaces.attribution import check_values
-from pipelines.interfaces.networks import prediction_keys
+from pipelines.interfaces.networks import image_name, prediction_keys, read_cohort
 from pipelines.lesion_masks import lesion_sources, with_lesions
 from pipelines.participant import init_participant_wf
 from pipelines.preprocess import modality_of
 from pipelines.preprocess.modality import Modality
 from pipelines.quality import flags_of_cut, write_group_quality
+from pipelines.region_volumes import NOT_REGISTERED, Deformations, check_regions, measured_of
 from pipelines.stored_models import (
     StoredModel,
     choose_model,
@@ -436,12 +438,44 @@ def _cut(settings: Settings, cohort: CohortTable) -> list[str]:
 def _baselines(recipe: Recipe) -> BaselineOptions:
     """The recipe's baselines, less those whose regions or lesions nothing is known of."""
     without = set()
-    if _space(recipe) != SPACE and not recipe.regions.volumes:
+    if _space(recipe) != SPACE and not _volumes(recipe):
         without.add("svm_regions")
     if modality_of(recipe.input.modality).lesions is None:
         without.add("svm_lesions")
     names = tuple(one for one in recipe.baselines.names if one not in without)
     return replace(recipe.baselines, names=names)
+
+
+def _volumes(recipe: Recipe) -> dict[str, str]:
+    """The recipe's volumes, less those that only a registration could tell where there is none."""
+    volumes = recipe.regions.volumes
+    if _space(recipe) == SPACE:
+        return volumes
+    return {region: column for region, column in volumes.items() if column != JACOBIAN}
+
+
+def _deformations(settings: Settings, table: Path, diary: Diary) -> Deformations | None:
+    """What brought the cohort's images to the template, where volumes are asked of it."""
+    recipe = settings.recipe
+    wanted = measured_of(_volumes(recipe))
+    if not wanted:
+        return None
+    check_regions(_atlas_name(recipe.regions.atlas), wanted)
+    stored = _modality(settings).stored(settings.output_dir, _options(settings), "to_template")
+    keys = prediction_keys(read_cohort(table))
+    for participant, session in keys:
+        if (participant, session) not in stored:
+            diary.warn(
+                f"{image_name(participant, session)}: has no transform to the template, so its "
+                "volumes of regions are n/a; run the participant level again with --force"
+            )
+    files = {key: str(stored[key].absolute()) for key in keys if key in stored}
+    if not files:
+        raise InputError(
+            f"{settings.output_dir}: holds no transform to the template, of which volumes of "
+            "regions are asked; run the participant level again with --force"
+        )
+    return Deformations(files, asdict(full_grid(recipe.preprocessing.resolution_mm)))
 
 
 def _limits(recipe: Recipe) -> list[str]:
@@ -456,6 +490,7 @@ def _limits(recipe: Recipe) -> list[str]:
     return [
         f"not computed: {NO_COMMON_SPACE}",
         *(f"not computed: {name}, which needs an atlas that fits" for name in names),
+        *[f"not computed: {NOT_REGISTERED}"] * bool(measured_of(recipe.regions.volumes)),
     ]
 
 
@@ -489,6 +524,7 @@ def _group_workflow(
     settings: Settings, name: str, table: Path, splits: Sequence[Split], diary: Diary
 ) -> pe.Workflow:
     study = _study(settings, name, splits)
+    study = replace(study, deformations=_deformations(settings, table, diary))
     for sentence in study.starts.warnings if study.starts else ():
         diary.warn(sentence)
     card = study.card(settings.recipe.as_dict(), diary.versions, len(splits))
@@ -642,7 +678,7 @@ def _study(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         covariates=recipe.cohort.covariates,
         statistics=recipe.statistics,
         seed=settings.seed,
-        volumes=recipe.regions.volumes,
+        volumes=_volumes(recipe),
         starts=starts,
         view=recipe.preprocessing.view,
         exclude=recipe.regions.exclude,

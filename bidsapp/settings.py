@@ -18,6 +18,7 @@ from models.training.splits import Plan
 from models.training.transfer import Transfer
 from models.volumes import INTENSITIES
 from pipelines.baselines import BASELINES, BaselineOptions
+from pipelines.choices import JACOBIAN
 from pipelines.harmonisation import METHODS, HarmonisationOptions
 from pipelines.preprocess import MODALITIES, REGISTRATIONS
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
@@ -265,7 +266,7 @@ def column_and_bin(where: str, text: str) -> tuple[str, float | None]:
 
 @dataclass(frozen=True)
 class Regions:
-    """[regions]: the atlas of the region tables, and columns with the volumes of regions.
+    """[regions]: the atlas of the region tables, and where the volumes of regions come from.
 
     ``exclude`` are regions that do not count for the percentile above which clusters lie.
     """
@@ -277,7 +278,9 @@ class Regions:
     def __post_init__(self) -> None:
         for region, column in self.volumes.items():
             if not isinstance(column, str):
-                raise InputError(f"[regions] volumes: {region} = {column!r} must name a column")
+                raise InputError(
+                    f"[regions] volumes: {region} = {column!r} must name a column, or be 'jacobian'"
+                )
 
 
 @dataclass(frozen=True)
@@ -346,6 +349,7 @@ class Recipe:
         _check_statistics(self.statistics)
         _check_baselines(self.baselines)
         _check_harmonisation(self)
+        _check_volumes(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, as in the TOML file."""
@@ -588,6 +592,23 @@ def _check_baselines(options: BaselineOptions) -> None:
         _between(f"[baselines] {key}", min(values), 1e-12)
     _between("[baselines] pca", options.pca, 0)
     _between("[baselines] inner_folds", options.inner_folds, 2)
+
+
+def _check_volumes(recipe: Recipe) -> None:
+    """Without registration they are not computed, which is said; else something must bend."""
+    if JACOBIAN not in recipe.regions.volumes.values():
+        return
+    if recipe.input.modality != "T1w":
+        raise InputError(
+            f"[regions] volumes: '{JACOBIAN}' is for T1w images, not for {recipe.input.modality}; "
+            "name columns of participants.tsv"
+        )
+    if recipe.preprocessing.registration == "linear":
+        raise InputError(
+            f"[regions] volumes: '{JACOBIAN}' needs [preprocessing] registration = 'nonlinear'. A "
+            "linear one scales all regions of a brain alike, so it tells nothing of a region; "
+            "choose it, or name columns of participants.tsv"
+        )
 
 
 def _check_harmonisation(recipe: Recipe) -> None:

@@ -23,7 +23,9 @@ from pipelines.interfaces.lesions import AnalyseLesions, CompareTransfer
 from pipelines.interfaces.networks import PackVolumes, Predictions, TrainFold
 from pipelines.interfaces.sink import SaveProducts
 from pipelines.interfaces.statistics import VoxelwiseTest
+from pipelines.interfaces.volumes import CohortVolumes, RegionVolumes
 from pipelines.people import check_design
+from pipelines.region_volumes import Deformations, columns_of, measured_of
 from pipelines.statistics import StatisticsOptions
 from pipelines.stored_models import network_file
 from pipelines.transfer import Starts
@@ -61,7 +63,10 @@ class Study:
     statistics : StatisticsOptions
     seed : int
     volumes : dict
-        Region, sides joined, to the column of the cohort table that holds its volume.
+        Region, sides joined, to the column of the cohort table that holds its volume, or to
+        "jacobian" where the registration is to tell it.
+    deformations : Deformations, optional
+        Of everybody, where the registration is to tell volumes.
     threshold : float or str
         Probability from which the answer is the positive class; "validation": chosen per fold on
         its validation people.
@@ -95,6 +100,7 @@ class Study:
     statistics: StatisticsOptions
     seed: int
     volumes: Mapping[str, str] = field(default_factory=dict)
+    deformations: Deformations | None = None
     threshold: float | str = 0.5
     starts: Starts | None = None
     space: str = SPACE
@@ -179,14 +185,14 @@ def init_group_wf(
     harmonise = plan.harmonisation() if study.harmonisation.wanted else None
     # The model card is written after the weights, and what harmonises their images.
     gather = pe.Node(niu.Merge(4 if harmonise else 3), name="gather")
-    save_model, save_baselines, save_heatmaps, save_analytics, save_tests = (
+    save_model, save_baselines, save_heatmaps, save_volumes, save_analytics, save_tests = (
         pe.Node(
             SaveProducts(output_dir=str(output_dir), common={"SoftwareVersions": card["Versions"]}),
             name=name,
             overwrite=True,
         )
         for name in (
-            *("save_model", "save_baselines", "save_heatmaps"),
+            *("save_model", "save_baselines", "save_heatmaps", "save_volumes"),
             *("save_analytics", "save_tests"),
         )
     )
@@ -264,6 +270,17 @@ def init_group_wf(
             ]
         )
         plan.beside_maps(workflow, card["Versions"])
+    if study.deformations:
+        measure, tabulate = plan.volumes(study.deformations)
+        told = [features] if study.baselines.names else []
+        told += [analyse] if study.attributions and study.registered else []
+        workflow.connect(
+            [
+                (measure, tabulate, [("table", "tables")]),
+                (tabulate, save_volumes, [(("products", in_list), "products")]),
+                *[(tabulate, node, [("joined", "measured")]) for node in told],
+            ]
+        )
     if study.statistics.maps and study.registered:
         workflow.connect(
             [
@@ -382,7 +399,8 @@ class _Plan:
             cohort=self.cohort,
             names=list(options["names"]),
             atlas=study.atlas,
-            volumes=list(dict.fromkeys(study.volumes.values())),
+            volumes=columns_of(study.volumes),
+            regions=measured_of(study.volumes),
         )
         # One file serves every fold, unless each sees the images in its own way.
         features = (
@@ -517,6 +535,29 @@ class _Plan:
                     (node, save, [("products", "products")]),
                 ]
             )
+
+    def volumes(self, deformations: Deformations) -> tuple[pe.MapNode, pe.Node]:
+        """Volumes of the regions of each image, then of everybody in one table."""
+        transforms, grid = list(deformations.files.values()), dict(deformations.grid)
+        measure = pe.MapNode(
+            RegionVolumes(grid=grid, atlas=self.study.atlas),
+            iterfield=["transform"],
+            name="measure",
+            mem_gb=1.5,
+        )
+        measure.inputs.transform = transforms
+        tabulate = pe.Node(
+            CohortVolumes(
+                participants=[participant for participant, _ in deformations.files],
+                sessions=[session for _, session in deformations.files],
+                transforms=transforms,
+                grid=grid,
+                atlas=self.study.atlas,
+                model=self.study.model,
+            ),
+            name="tabulate",
+        )
+        return measure, tabulate
 
     def statistics(self) -> pe.MapNode:
         """Test every map: the images first, then the heatmaps in the recipe's order."""

@@ -55,6 +55,12 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "in Aging Neuroscience 2019;11:194.",
         _DOI + "10.3389/fnagi.2019.00194",
     ),
+    "chung2001": (
+        "Chung MK, Worsley KJ, Paus T, Cherif C, Collins DL, Giedd JN, Rapoport JL, Evans AC. A "
+        "unified statistical approach to deformation-based morphometry. NeuroImage "
+        "2001;14:595–606.",
+        _DOI + "10.1006/nimg.2001.0862",
+    ),
     "cortes1995": (
         "Cortes C, Vapnik V. Support-vector networks. Machine Learning 1995;20:273–297.",
         _DOI + "10.1007/BF00994018",

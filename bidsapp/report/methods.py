@@ -1,7 +1,7 @@
 """The methods section of a paper, written from a recipe: only what follows from it."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -12,7 +12,7 @@ from bidsapp.report import methods_anomaly, methods_flair
 from bidsapp.report.citations import REFERENCES
 from bidsapp.report.wording import count, listing, number
 from models.attribution import OF_REGIONS
-from pipelines.choices import DRAWS, SHARED_TOP
+from pipelines.choices import DRAWS, JACOBIAN, SHARED_TOP
 
 STAGES = (
     *("preprocessing", "network", "baselines", "attribution", "analytics", "statistics"),
@@ -521,7 +521,7 @@ def _baselines(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     covariates = list(dict.fromkeys([*(cohort.get("covariates") or []), *site]))
     if not covariates:
         names = [one for one in names if one != "covariates"]
-    if not _registered(recipe) and not (recipe.get("regions") or {}).get("volumes"):
+    if not _registered(recipe) and not _region_volumes(recipe):
         names = [one for one in names if one != "svm_regions"]
     if (recipe.get("input") or {}).get("modality") != "FLAIR":
         names = [one for one in names if one != "svm_lesions"]
@@ -704,17 +704,39 @@ def _analytics(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     if not entries or not _registered(recipe):
         return ""
     again = int((recipe.get("training") or {}).get("repeats") or 1) > 1
-    volumes = list((recipe.get("regions") or {}).get("volumes") or {})
+    volumes = _region_volumes(recipe)
     return _sentences(
         "Regions were ranked by the mean sum of their relevance over the people of each class, by "
         "its density and by its gain over the controls [@boehle2019], with 95 % intervals from "
         f"{DRAWS} bootstrap draws of people within their class"
         f"{' and of trainings' if again else ''} [@owen2007].",
         _alike(len(entries) > 1, again),
-        f"Relevance in {listing(volumes)} was correlated with its volume over true positives, "
-        "with a permutation p-value [@boehle2019]."
+        f"Relevance in {listing(list(volumes))} was correlated with its volume over true "
+        "positives, with a permutation p-value [@boehle2019]."
         if volumes
         else None,
+        _measured([region for region, column in volumes.items() if column == JACOBIAN]),
+    )
+
+
+def _region_volumes(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Region to its column; those of the registration only where there is one."""
+    volumes = (recipe.get("regions") or {}).get("volumes") or {}
+    return {
+        region: column
+        for region, column in volumes.items()
+        if column != JACOBIAN or _registered(recipe)
+    }
+
+
+def _measured(regions: Sequence[str]) -> str | None:
+    """How the registration told volumes."""
+    if not regions:
+        return None
+    return (
+        f"The volume of {listing(regions)} in each person’s own space was the sum over its voxels "
+        "of the Jacobian determinant of the mapping from the template to the person (affine part "
+        "included), times the volume of a voxel [@chung2001]."
     )
 
 

@@ -16,20 +16,23 @@ from nipype.interfaces.base import (
 from models.errors import InputError
 from pipelines import analytics
 from pipelines.analytics import Brain, Ranked, Sheet
-from pipelines.choices import SHARED_TOP
+from pipelines.choices import JACOBIAN, SHARED_TOP
 from pipelines.derivatives import label, read_table, write_table
 from pipelines.follow_up import add_follow_up, measured_people
 from pipelines.heatmaps import HeatmapNames, Regions, anatomy, sides_facts
 from pipelines.interfaces.attribution import method_facts
 from pipelines.interfaces.networks import read_cohort
 from pipelines.interfaces.statistics import BRAIN_SHARE
+from pipelines.interfaces.volumes import of_images
 from pipelines.preprocess import modality_of
+from pipelines.region_volumes import columns_of
 from pipelines.retrainings import Retrainings
 from pipelines.view import Mask, View
 
 NO_VOLUMES = (
     "correlation with volume: no volumes are known. Put those of a region into a column of "
-    'participants.tsv and name it in the recipe: [regions] volumes = {Hippocampus = "column"}.'
+    'participants.tsv and name it in the recipe: [regions] volumes = {Hippocampus = "column"}, or '
+    'let the nonlinear registration tell them: {Hippocampus = "jacobian"}.'
 )
 
 
@@ -50,7 +53,8 @@ class AnalyseMethodInputSpec(_SharedInputSpec):
     region_tables = File(exists=True, mandatory=True, desc="of every person in every repeat")
     folds = traits.List(traits.Str, mandatory=True, desc="folders of ExplainFold")
     repeats = traits.List(traits.Int, mandatory=True, desc="repeat of each folder, from 1")
-    volumes = traits.Dict({}, usedefault=True, desc="region -> column of the cohort")
+    volumes = traits.Dict({}, usedefault=True, desc="region -> column of the cohort, or jacobian")
+    measured = File(exists=True, desc="image x region: volumes by the registration")
     min_cluster_mm3 = traits.Float(0.0, usedefault=True)
     exclude = traits.Dict({}, usedefault=True, desc="of pipelines.view.Mask; not clustered")
     covariates = traits.List(traits.Str, [], usedefault=True, desc="columns of the cohort")
@@ -126,15 +130,20 @@ class AnalyseMethod(SimpleInterface):
             return
         table = read_cohort(self.inputs.cohort).drop_duplicates("participant_id")
         table = table.set_index("participant_id").loc[ranked.people.names]
-        columns = self.inputs.volumes
-        absent = sorted(set(columns.values()) - set(table))
+        absent = sorted(set(columns_of(self.inputs.volumes)) - set(table))
         if absent:
             raise InputError(f"[regions] volumes: participants.tsv has no column '{absent[0]}'.")
         measures = {
-            region: pd.to_numeric(table[column], errors="coerce")
-            for region, column in columns.items()
+            region: self._measured(region, ranked)
+            if column == JACOBIAN
+            else pd.to_numeric(table[column], errors="coerce")
+            for region, column in self.inputs.volumes.items()
         }
         analytics.add_volumes(sheet, ranked, regions, measures)
+
+    def _measured(self, region: str, ranked: Ranked) -> pd.Series:
+        table = read_table(Path(self.inputs.measured))
+        return of_images(table, ranked.people.keys, region)
 
 
 class CompareMethodsInputSpec(_SharedInputSpec):

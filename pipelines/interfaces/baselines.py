@@ -19,7 +19,14 @@ from pipelines import comparison
 from pipelines.baselines import ALPHA, LESION_ML, titles
 from pipelines.derivatives import read_table, write_table
 from pipelines.heatmaps import Products, Regions
-from pipelines.interfaces.networks import OOF, group_figures, read_cohort, rows_of
+from pipelines.interfaces.networks import (
+    OOF,
+    group_figures,
+    prediction_keys,
+    read_cohort,
+    rows_of,
+)
+from pipelines.interfaces.volumes import of_images
 
 
 class BaselineFeaturesInputSpec(BaseInterfaceInputSpec):
@@ -29,6 +36,8 @@ class BaselineFeaturesInputSpec(BaseInterfaceInputSpec):
     names = traits.List(traits.Str, mandatory=True, desc="of the baselines")
     atlas = traits.Str(mandatory=True)
     volumes = traits.List(traits.Str, [], usedefault=True, desc="columns with volumes of regions")
+    regions = traits.List(traits.Str, [], usedefault=True, desc="of which measured has volumes")
+    measured = File(exists=True, desc="image x region: volumes by the registration")
     harmonisation = File(exists=True, desc="maps of the fold; without them images stay as they are")
 
 
@@ -71,10 +80,8 @@ class BaselineFeatures(SimpleInterface):
         return runtime
 
     def _regions(self, cohort: pd.DataFrame, grid: Any, images: Any) -> tuple[np.ndarray, str]:
-        columns = self.inputs.volumes
-        if columns:
-            numbers = cohort[columns].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-            return numbers, f"volumes of regions, from the columns {', '.join(columns)}"
+        if self.inputs.volumes or self.inputs.regions:
+            return self._volumes(cohort)
         regions = Regions.on(self.inputs.atlas, grid)
         means = np.full((len(images), len(regions.atlas.labels)), np.nan)
         for row in range(len(images)):
@@ -84,6 +91,17 @@ class BaselineFeatures(SimpleInterface):
                 continue
             means[row] = regions.table(image)["density"]
         return means, f"mean intensity of each region of {regions.atlas.name}"
+
+    def _volumes(self, cohort: pd.DataFrame) -> tuple[np.ndarray, str]:
+        columns, regions = self.inputs.volumes, self.inputs.regions
+        numbers = cohort[columns].apply(pd.to_numeric, errors="coerce")
+        sources = [f"the columns {', '.join(columns)}"] * bool(columns)
+        if regions:
+            sources.append(f"the registration ({', '.join(regions)})")
+            table, keys = read_table(Path(self.inputs.measured)), prediction_keys(cohort)
+            told = [of_images(table, keys, region).set_axis(cohort.index) for region in regions]
+            numbers = pd.concat([numbers, *told], axis=1)
+        return numbers.to_numpy(float), f"volumes of regions, from {' and '.join(sources)}"
 
 
 FACTS = {

@@ -322,6 +322,20 @@ def test_a_column_of_volumes_must_be_there(tmp_path):
     assert "did you mean 'age'?" in said
 
 
+def test_volumes_of_the_registration_need_no_column(tmp_path):
+    found = build_cohort(table(tmp_path), EVERYBODY, OPTIONS, volumes=("jacobian", "age"))
+    assert "jacobian" not in found.rows
+
+
+def test_a_column_may_not_be_called_as_the_word_is(tmp_path):
+    rows = {who: (*ROWS[who], 1.0) for who in ROWS}
+    folder = table(tmp_path, rows, ("diagnosis", "age", "jacobian"))
+    said = complaint(folder, volumes=("jacobian",))
+    assert "has a column 'jacobian'" in said
+    assert "rename the column" in said
+    assert len(build_cohort(folder, EVERYBODY, OPTIONS).rows) == 4  # nobody asked for it
+
+
 # --- exclusion -----------------------------------------------------------------------------------
 
 

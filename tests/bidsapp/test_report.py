@@ -1106,6 +1106,11 @@ def test_methods_cite_the_corrections_that_were_used(changes, words, absent):
         (
             {"regions": {"volumes": {"Hippocampus": "mm3"}}},
             ["Relevance in Hippocampus was correlated with its volume"],
+            ["Jacobian"],
+        ),
+        (
+            {"regions": {"volumes": {"Hippocampus": "jacobian", "Amygdala": "mm3"}}},
+            ["Relevance in Hippocampus and Amygdala", "The volume of Hippocampus in each person"],
             [],
         ),
         ({"attribution": []}, [], ["ranked", "bootstrap"]),

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from conftest import describe, listing, save_scan
 from filelock import FileLock, Timeout
 
-from bidsapp.run import Diary, _lock
+from bidsapp.run import Diary, _deformations, _limits, _lock, _volumes
 from bidsapp.settings import Settings, load_recipe
+from models.errors import InputError
 from models.grids import full_grid
 from pipelines.derivatives import SPACE, write_json
 from pipelines.execution import Failure
@@ -214,6 +216,39 @@ def test_a_run_that_does_nothing_empties_nothing(brainwhy, recipe, preprocessed,
     arguments = (preprocessed, preprocessed, "group", "--recipe", recipe, "--clean-workdir")
     brainwhy(*arguments, *flags)
     assert (preprocessed / ".work/hours").exists()
+
+
+VOLUMES = {"regions": {"volumes": {"Hippocampus": "jacobian", "Amygdala": "mm3"}}}
+
+
+def test_without_registration_there_are_no_volumes_of_it_and_the_run_says_so():
+    changes = VOLUMES | {"preprocessing": {"registration": "none"}}
+    recipe = load_recipe("t1w").overridden(changes)
+    assert _volumes(recipe) == {"Amygdala": "mm3"}
+    assert [one for one in _limits(recipe) if "volumes of regions by the registration" in one]
+    registered = load_recipe("t1w").overridden(VOLUMES)
+    assert _volumes(registered) == VOLUMES["regions"]["volumes"]
+    assert _limits(registered) == []
+
+
+def test_who_has_no_transform_is_named_and_stops_nobody(tmp_path, capsys):
+    table = tmp_path / "cohort.tsv"
+    table.write_text("participant_id\tsession_id\nsub-01\tn/a\nsub-02\tses-b\n")
+    recipe = load_recipe("demo-t1w").overridden(VOLUMES)
+    settings = Settings(tmp_path, tmp_path, ("group",), recipe, tmp_path)
+    diary = Diary(settings)
+    with pytest.raises(InputError, match="holds no transform to the template"):
+        _deformations(settings, table, diary)
+    stem = f"sub-01_from-T1w_to-{SPACE}_mode-image_res-3mm_desc-nonlinear_xfm.h5"
+    (tmp_path / "sub-01/anat").mkdir(parents=True)
+    (tmp_path / "sub-01/anat" / stem).write_bytes(b"")
+    found = _deformations(settings, table, diary)
+    assert found.files == {("01", ""): str(tmp_path / "sub-01/anat" / stem)}
+    assert found.grid["name"] == "3mm"
+    assert "sub-02_ses-b: has no transform" in capsys.readouterr().err
+    elsewhere = recipe.overridden({"regions": {"volumes": {"Hipocampus": "jacobian"}}})
+    with pytest.raises(InputError, match="did you mean 'Hippocampus'"):
+        _deformations(replace(settings, recipe=elsewhere), table, diary)
 
 
 def test_another_registration_is_asked_for_with_its_command(brainwhy, preprocessed):

@@ -169,6 +169,18 @@ def test_whole_numbers_may_stand_for_fractions():
         ({"training": {"protocol": {"epochs": 0}}}, ["epochs = 0", "1 or more"]),
         ({"training": {"protocol": {"batch_size": 0}}}, ["batch_size = 0"]),
         ({"training": {"protocol": {"select": "best"}}}, ["select", "best", "last"]),
+        ({"regions": {"volumes": {"Hippocampus": 3}}}, ["Hippocampus = 3", "or be 'jacobian'"]),
+        (
+            {
+                "preprocessing": {"registration": "linear"},
+                "regions": {"volumes": {"Hippocampus": "jacobian"}},
+            },
+            ["[regions] volumes", "needs [preprocessing] registration = 'nonlinear'"],
+        ),
+        (
+            {"input": {"modality": "FLAIR"}, "regions": {"volumes": {"Hippocampus": "jacobian"}}},
+            ["'jacobian' is for T1w images, not for FLAIR"],
+        ),
         ({"statistics": {"permutations": 0}}, ["permutations = 0"]),
         ({"statistics": {"alpha": 5.0}}, ["alpha = 5"]),
         ({"statistics": {"smoothing_fwhm_mm": -1.0}}, ["smoothing_fwhm_mm = -1"]),

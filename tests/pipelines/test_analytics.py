@@ -342,6 +342,27 @@ def test_relevance_is_correlated_with_volume_over_true_positives(world, plain):
     assert any("nowhere" in sentence for sentence in facts["NotComputed"])
 
 
+def test_volumes_of_the_registration_are_those_of_the_very_image(world, plain):
+    """The same numbers by the registration as by the column, in another order of people."""
+    rows = [
+        {
+            "participant_id": f"sub-{who}",
+            "session_id": f"ses-{when}" if when else None,
+            "R2": i**1.5,
+        }
+        for i, (who, when) in enumerate(KEYS)
+    ]
+    other = {"participant_id": "sub-03", "session_id": "ses-other", "R2": 1e6}
+    path = world.folder / "joined.tsv"
+    write_table(path, pd.DataFrame([other, *rows[::-1]]))
+    told = analysed(
+        world, "plain", world.folder / "told", volumes={"R2": "jacobian"}, measured=path
+    )
+    ending = "method-plain_atlas-Toy_desc-volumes_heatmap.tsv"
+    expected = table(plain, ending).assign(column="jacobian")
+    pd.testing.assert_frame_equal(table(told, ending), expected)
+
+
 def test_without_volumes_there_is_no_table_of_them(signed):
     assert not [path for path in signed["products"] if "desc-volumes" in path]
     facts = sidecar(signed, "method-signed_atlas-Toy_desc-ranking_heatmap.tsv")

@@ -146,6 +146,22 @@ def test_volumes_stand_for_the_regions_where_there_are_any(cohort):
     assert found.facts == {"svm_regions": "volumes of regions, from the columns hippocampus"}
 
 
+def test_volumes_of_the_registration_stand_beside_columns(cohort):
+    folder, table, _ = cohort
+    told = table[["participant_id", "session_id"]].assign(Amygdala=np.arange(21.0))
+    write_table(folder / "joined.tsv", told.iloc[::-1].drop(index=7))
+    found = features(
+        folder, names=["svm_regions"], volumes=["hippocampus"], regions=["Amygdala"],
+        measured=folder / "joined.tsv",
+    )  # fmt: skip
+    with np.load(found.features) as stored:
+        assert_allclose(stored["regions"][:, 0], table["hippocampus"])
+        expected = np.where(np.arange(21) == 7, np.nan, np.arange(21.0))
+        assert_allclose(stored["regions"][:, 1], expected)
+    said = "volumes of regions, from the columns hippocampus and the registration (Amygdala)"
+    assert found.facts == {"svm_regions": said}
+
+
 # --- one fold ------------------------------------------------------------------------------------
 
 

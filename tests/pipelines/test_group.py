@@ -1,6 +1,7 @@
 """The group workflow is built from data: its graph, its folds, its maps. Nothing is run here."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import networkx as nx
 import pytest
@@ -14,6 +15,7 @@ from pipelines.explain import init_explain_wf
 from pipelines.group import StatisticsOptions, Study, choose_stacks, init_group_wf
 from pipelines.harmonisation import HarmonisationOptions
 from pipelines.inputs import Scan
+from pipelines.region_volumes import Deformations
 from pipelines.stored_models import StoredModel
 from pipelines.transfer import Starts
 
@@ -260,6 +262,25 @@ def test_methods_are_analysed_alone_and_compared_together(build):
     assert analyse.inputs.seed == 5
     assert compare.inputs.names == ["saliency", "lrpbeta1"]
     assert compare.inputs.methods == ["saliency", "lrp_alpha_beta"]
+
+
+def test_volumes_of_the_registration_are_measured_once_for_all_who_ask(build, tmp_path):
+    files = {
+        (one, session): str(tmp_path / f"{one}.h5") for one, session in (("a", ""), ("b", "2"))
+    }
+    for path in files.values():
+        Path(path).write_bytes(b"")
+    volumes = {"Hippocampus": "jacobian", "Amygdala": "mm3"}
+    workflow = build(study(volumes=volumes, deformations=Deformations(files, asdict(GRIDS["3mm"]))))
+    measure, tabulate = workflow.get_node("measure"), workflow.get_node("tabulate")
+    assert isinstance(measure, MapNode)
+    assert measure.inputs.transform == list(files.values())
+    assert (tabulate.inputs.participants, tabulate.inputs.sessions) == (["a", "b"], ["", "2"])
+    features = workflow.get_node("features")
+    assert (features.inputs.volumes, features.inputs.regions) == (["mm3"], ["Hippocampus"])
+    fed = {node.name for node in workflow._graph.successors(tabulate)}
+    assert fed == {"features", "analyse", "save_volumes"}
+    assert build(study(volumes={"Amygdala": "mm3"})).get_node("measure") is None
 
 
 def test_no_person_is_in_two_parts_and_everybody_is_tested_once(build):
