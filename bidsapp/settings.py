@@ -78,6 +78,11 @@ class Preprocessing:
         _one_of("[preprocessing] brain_extraction", self.brain_extraction, BRAIN_EXTRACTIONS)
         _one_of("[preprocessing] denoise", self.denoise, ("none", "nlm"))
         _between("[preprocessing.mask] margin_mm", self.mask.margin_mm, 0, 50)
+        if self.mask.regions and self.registration == "none":
+            raise InputError(
+                "[preprocessing.mask] regions: lie where the atlas has them, and images without "
+                "registration do not: choose [preprocessing] registration = 'linear' or 'nonlinear'"
+            )
         _one_of("[preprocessing] grid", self.grid, tuple(GRIDS))
         _between("[preprocessing] resolution_mm", self.resolution_mm, 0.5, 6)
 

@@ -11,6 +11,7 @@ from nipype.pipeline import engine as pe
 from models.training.splits import Split
 from pipelines.derivatives import fingerprint
 from pipelines.detectors import KIND, StoredDetectors
+from pipelines.explain import with_sink
 from pipelines.inputs import Scan
 from pipelines.interfaces.anomaly import (
     CompareDetectors,
@@ -225,8 +226,6 @@ def init_detect_wf(
     scans : sequence of (Scan, Path)
         The scan, for its labels, and its registered image.
     """
-    from pipelines.explain import in_list
-
     parent = pe.Workflow(f"detect_{model.name}", base_dir=str(work_dir))
     files = [
         model.file(one["name"], "weights", split)
@@ -253,13 +252,5 @@ def init_detect_wf(
             name="detect",
             mem_gb=3,
         )
-        save = pe.Node(
-            SaveProducts(output_dir=str(output_dir), common={"SoftwareVersions": dict(versions)}),
-            name="save",
-            overwrite=True,
-        )
-        session = f"_ses_{scan.session}" if scan.session else ""
-        person = pe.Workflow(f"sub_{scan.participant}{session}")
-        person.connect([(detect, save, [(("products", in_list), "products")])])
-        parent.add_nodes([person])
+        parent.add_nodes([with_sink(detect, scan, output_dir, versions)])
     return parent

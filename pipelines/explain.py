@@ -55,16 +55,23 @@ def init_explain_wf(
             name="explain",
             mem_gb=3,
         )
-        save = pe.Node(
-            SaveProducts(output_dir=str(output_dir), common={"SoftwareVersions": dict(versions)}),
-            name="save",
-            overwrite=True,
-        )
-        session = f"_ses_{scan.session}" if scan.session else ""
-        person = pe.Workflow(f"sub_{scan.participant}{session}")
-        person.connect([(explain, save, [(("products", in_list), "products")])])
-        parent.add_nodes([person])
+        parent.add_nodes([with_sink(explain, scan, output_dir, versions)])
     return parent
+
+
+def with_sink(
+    node: pe.Node, scan: Scan, output_dir: Path, versions: Mapping[str, str]
+) -> pe.Workflow:
+    """Workflow of one scan: a node with ``products``, and the sink that writes them."""
+    save = pe.Node(
+        SaveProducts(output_dir=str(output_dir), common={"SoftwareVersions": dict(versions)}),
+        name="save",
+        overwrite=True,
+    )
+    session = f"_ses_{scan.session}" if scan.session else ""
+    person = pe.Workflow(f"sub_{scan.participant}{session}")
+    person.connect([(node, save, [(("products", in_list), "products")])])
+    return person
 
 
 def harmonised_by(model: StoredModel, output_dir: Path) -> dict[str, dict[str, str]]:

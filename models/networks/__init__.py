@@ -17,7 +17,9 @@ Every network can be traced with :func:`torch.fx.symbolic_trace`, uses each modu
 changes nothing in place, so that attributions can follow a volume through it.
 """
 
+from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,8 +60,15 @@ def build(name: str, shape: tuple[int, ...], **options: Any) -> "nn.Module":
 
     if name not in NETWORKS:
         raise InputError(f"there is no network '{name}'; choose one of: {', '.join(NETWORKS)}")
+    make = import_module(f"models.networks.{name}").build
+    known = list(signature(make).parameters)[1:]
+    for option in options:
+        if option not in known:
+            near = get_close_matches(option, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(known)}"
+            raise InputError(f"network '{name}' has no option '{option}'; {hint}")
     try:
-        return import_module(f"models.networks.{name}").build(shape, **options)
+        return make(shape, **options)
     except InputError:
         raise
     except (TypeError, ValueError) as error:

@@ -172,7 +172,10 @@ def preprocessed(tmp_path):
     ("change", "words"),
     [
         ('[network]\nname = "boehle2018"', ["no network 'boehle2018'", "boehle2019"]),
-        ('[network]\nname = "demo"\ndrop = 0.2', ["network 'demo'", "drop"]),
+        (
+            '[network]\nname = "demo"\ndrop = 0.2',
+            ["network 'demo'", "drop", "did you mean 'dropout'?"],
+        ),
         (
             '[preprocessing]\ngrid = "2mm"\n[network]\nname = "pif"\n'
             "[training.protocol.augmentation]\nflip_probability = 0.5",

@@ -292,6 +292,12 @@ def test_settings_cannot_be_changed_on_the_way():
         assert fields(kind)
 
 
+def test_regions_cannot_be_blanked_where_no_atlas_fits():
+    mask = {"mask": {"regions": ["Putamen"]}}
+    assert EMPTY.overridden({"preprocessing": mask}).preprocessing.mask.regions == ("Putamen",)
+    assert "[preprocessing.mask]" in complaint(preprocessing=mask | {"registration": "none"})
+
+
 @pytest.mark.parametrize("contrast", ["AD - CN", ("age", "sex"), ""])
 def test_a_contrast_is_a_text_or_a_list(contrast):
     listed = list(contrast) if isinstance(contrast, tuple) else contrast
