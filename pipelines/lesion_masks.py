@@ -47,7 +47,7 @@ def lesion_sources(
 
 
 def _same(first: Path, second: Path) -> bool:
-    return first.resolve() == second.resolve()
+    return first.exists() and second.exists() and first.samefile(second)
 
 
 def with_lesions(
