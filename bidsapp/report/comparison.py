@@ -97,7 +97,6 @@ def _means(every: pd.DataFrame, order: list[str]) -> Table | None:
     """Mean and SD over trainings, a row per metric and a column per variant."""
     if every.empty:
         return None
-    every = every.assign(variant=every["variant"].astype(str))
     rows = []
     for metric in (*SHOWN, *EFFORT):
         found = every[every["metric"] == metric].groupby("variant")["value"]

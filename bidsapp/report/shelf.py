@@ -12,6 +12,12 @@ from typing import Any
 
 import pandas as pd
 
+# Columns of names, whatever they look like: `01`, `true` and `1e-3` stay as they are written.
+_TEXTS = (
+    *("participant_id", "session_id", "label", "predicted"),
+    *("variant", "first", "second"),
+)
+
 
 @dataclass(frozen=True)
 class Item:
@@ -89,7 +95,7 @@ class Shelf:
                 sep="\t",
                 keep_default_na=False,
                 na_values=["n/a", ""],
-                dtype={"participant_id": str, "session_id": str, "label": str, "predicted": str},
+                dtype=dict.fromkeys(_TEXTS, str),
             )
         except (ValueError, OSError) as error:
             self._trouble(path, error)

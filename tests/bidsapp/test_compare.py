@@ -179,6 +179,19 @@ def test_tables_picture_and_page(settings):
     assert "not independent" in text
 
 
+@pytest.mark.parametrize("values", ["true,false", "1e-3,2e-3"])
+def test_values_that_look_like_truths_or_numbers_keep_their_names(settings, values):
+    pif = replace(settings, recipe=load_recipe("ad-t1w-pif"))
+    key = "network.filters" if "true" in values else "training.protocol.learning_rate"
+    _, variants = variants_of(pif, f"{key}={values}")
+    for one, accuracy in zip(variants, ([0.6, 0.7], [0.9, 0.95]), strict=True):
+        store(settings, one, accuracy)
+    text = report(settings.output_dir, "ad-t1w-pif", key, variants).read_text()
+    first, second = values.split(",")
+    assert f"Balanced accuracy of {first} against {second}" in text
+    assert f'<th scope="col" class="n">{first}</th>' in text
+
+
 def test_few_splits_are_said_to_tell_nothing(settings):
     _, variants = variants_of(settings, "preprocessing.registration=linear,nonlinear")
     for one, values in zip(variants, ([0.6, 0.7], [0.9, 0.95]), strict=True):
