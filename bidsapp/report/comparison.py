@@ -122,7 +122,11 @@ def _mean(values: pd.Series, metric: str) -> str:
 
 
 def _name(metric: str) -> str:
-    named = {"updates": "Updates until the end", "seconds": "Seconds until the end"}
+    named = {
+        "epochs": "Epochs until the end",
+        "updates": "Updates until the end",
+        "seconds": "Seconds until the end",
+    }
     return named.get(metric) or wording.METRICS.get(metric, wording.heading(metric))
 
 
