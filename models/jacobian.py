@@ -1,4 +1,4 @@
-"""How much room a deformation gives to every voxel: the determinant of its Jacobian."""
+"""What a deformation does to the space around every voxel: its Jacobian, and the room it gives."""
 
 import numpy as np
 
@@ -24,10 +24,32 @@ def voxel_volumes(displacement: np.ndarray, affine: np.ndarray) -> np.ndarray:
         (x, y, z) in mm^3. Derivatives are central differences, at the border one-sided: exact
         for affine mappings. A fold of the mapping counts by its size, too.
     """
+    edges = _edges(displacement, affine)
+    return np.abs(np.sum(edges[0] * np.cross(edges[1], edges[2]), axis=-1))
+
+
+def derivative(displacement: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Derivative of the mapping ``p + u(p)`` by the world point ``p``.
+
+    Parameters
+    ----------
+    displacement, affine : numpy.ndarray
+        As of `voxel_volumes`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (x, y, z, 3, 3): row i, column j holds d(p + u)_i / dp_j.
+    """
+    by_voxel = np.stack(_edges(displacement, affine), axis=-1)
+    return by_voxel @ np.linalg.inv(affine[:3, :3]).astype(displacement.dtype)
+
+
+def _edges(displacement: np.ndarray, affine: np.ndarray) -> list[np.ndarray]:
+    """Where the mapping takes the edges of each voxel: its derivative by the voxel's indices."""
     if displacement.ndim != 4 or displacement.shape[-1] != 3:
         raise ValueError(f"a displacement is (x, y, z, 3), not {displacement.shape}")
-    edges = [
+    return [
         np.gradient(displacement, axis=axis) + affine[:3, axis].astype(displacement.dtype)
         for axis in range(3)
     ]
-    return np.abs(np.sum(edges[0] * np.cross(edges[1], edges[2]), axis=-1))
