@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are understood.
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -212,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(given)
     options = parser().parse_args(arguments)
     options.work_dir = options.work_dir or options.output_dir / ".work"
+    signal.signal(signal.SIGTERM, _stopped)
     from models.errors import InputError
 
     try:
@@ -235,6 +237,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         sys.stderr.write(f"brainwhy: {what}\n")
         return UNUSABLE
+
+
+def _stopped(number: int, _: Any) -> NoReturn:
+    """Leave at once: workers die with this process, and nothing is written in halves.
+
+    Without it, a run that is a container's first process would not hear ``docker stop``.
+    """
+    sys.stderr.write(
+        f"\nbrainwhy: stopped by {signal.Signals(number).name}; what is done stays, the same "
+        "command goes on from there\n"
+    )
+    sys.stderr.flush()
+    os._exit(128 + number)
 
 
 def prepare_environment(options: argparse.Namespace) -> None:

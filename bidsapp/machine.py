@@ -1,9 +1,11 @@
 """What this machine, or the container around the process, really grants."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def cpu_count() -> int:
@@ -13,19 +15,43 @@ def cpu_count() -> int:
 
 
 def memory_gb() -> float:
-    """Memory in GB: the machine's, or the cgroup's limit when that is lower."""
+    """Memory in GB: the machine's, or the lowest limit of a cgroup around it."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [_number(CGROUP / "memory.max"), _number(CGROUP / "memory/memory.limit_in_bytes")]
+    limits = [
+        _number(folder / name)
+        for folder in _cgroups("memory")
+        for name in ("memory.max", "memory.limit_in_bytes")
+    ]
     return min([total, *[limit for limit in limits if limit]]) / 1024**3
 
 
 def _cpu_quota() -> int:
+    return min([10**6, *map(_quota_of, _cgroups("cpu"))])
+
+
+def _quota_of(folder: Path) -> int:
+    """CPUs that one cgroup grants, in version 2 or 1 of cgroups."""
     try:
-        quota, period = (CGROUP / "cpu.max").read_text().split()
+        quota, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
-        quota = str(_number(CGROUP / "cpu/cpu.cfs_quota_us") or "max")
-        period = str(_number(CGROUP / "cpu/cpu.cfs_period_us") or 100000)
+        quota = str(_number(folder / "cpu.cfs_quota_us") or "max")
+        period = str(_number(folder / "cpu.cfs_period_us") or 100000)
     return 10**6 if quota == "max" else max(1, int(quota) // int(period))
+
+
+def _cgroups(controller: str) -> Iterator[Path]:
+    """Folders of this process's cgroup and of all around it: each of them may set a limit.
+
+    A container sees its own cgroup as the root; a job of a cluster lies some levels below it.
+    """
+    try:
+        lines = [line.split(":", 2) for line in OWN_CGROUP.read_text().splitlines()]
+    except OSError:
+        lines = []
+    paths = {name: path for _, names, path in lines for name in names.split(",")}
+    for root, path in ((CGROUP, paths.get("")), (CGROUP / controller, paths.get(controller))):
+        own = Path((path or "").lstrip("/"))
+        yield from (root / one for one in (own, *own.parents))
 
 
 def _number(path: Path) -> int:

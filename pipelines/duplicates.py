@@ -129,10 +129,10 @@ def products(cwd: Path, model: str, found: pd.DataFrame, cohort: pd.DataFrame) -
         first=[names[row] for row in found["first"]],
         second=[names[row] for row in found["second"]],
     )
-    warnings = _warnings(table)
+    path = f"group/model-{model}_duplicates.tsv"
+    warnings = _warnings(table, path)
     for sentence in warnings:
         log.warning(sentence)
-    path = f"group/model-{model}_duplicates.tsv"
     write_table(cwd / Path(path).name, table)
     sidecar = {
         "Description": "Pairs of images with equal voxels (in their files: stored, as the network "
@@ -147,14 +147,17 @@ def products(cwd: Path, model: str, found: pd.DataFrame, cohort: pd.DataFrame) -
     return {path: {"file": str(cwd / Path(path).name), "sidecar": sidecar}}
 
 
-def _warnings(table: pd.DataFrame) -> list[str]:
+def _warnings(table: pd.DataFrame, path: str) -> list[str]:
     said = [
         f"{one.first} and {one.second} are the same image, voxel for voxel; it is used once"
         for one in table[table["same_person"].astype(bool)].itertuples()
     ]
     near = table[table["how"] == "near"]
-    return said + [
+    said += [
         f"{one.first} and {one.second} are very much alike (correlation {one.correlation:.2f}): "
         "one person under two names, or twins? If so, name them by [cohort] group"
-        for one in near.itertuples()
+        for one in near[:SHOWN].itertuples()
     ]
+    if len(near) > SHOWN:
+        said.append(f"{len(near) - SHOWN} more pairs of people are as much alike: see {path}")
+    return said

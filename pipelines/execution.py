@@ -1,27 +1,31 @@
 """Runs a workflow on nipype's schedulers, shows progress and collects what failed."""
 
+import fcntl
 import logging
+import os
 import re
 import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from nipype import config
 from nipype.pipeline import engine as pe
+from nipype.pipeline import plugins
 from nipype.pipeline.plugins.linear import LinearPlugin
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 from tqdm import tqdm
 
 from pipelines.devices import leased
+from pipelines.usage import Meter, UsageTable
 
 
 @dataclass(frozen=True)
@@ -82,16 +86,20 @@ class SurvivingPool(MultiProcPlugin):
 
     A killed worker breaks its whole pool, and who was to blame is not told. What ran in it is
     therefore run once more, one node at a time, each in a process of its own; the others go on in
-    a new pool. Nodes on a GPU get one for themselves, where the run has several.
+    a new pool. Nodes on a GPU get one for themselves, where the run has several. Memory is planned
+    with what a step was measured to take, as soon as it ran once.
     """
 
     pool: ProcessPoolExecutor
 
-    def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
+    def __init__(self, plugin_args: dict[str, Any], usage: UsageTable) -> None:
         super().__init__(plugin_args)
-        self._locks = Path(tempfile.mkdtemp(prefix="brainwhy-gpus-"))
+        self.pool = self._new_pool(self.processors)
+        self._usage = usage
         each = self.plugin_args.get("gpus_each", 1)
-        self._gpus = (self._locks, each * self.plugin_args.get("n_gpu_procs", 0), each)
+        gpus = each * self.plugin_args.get("n_gpu_procs", 0)
+        self._locks = Path(tempfile.mkdtemp(prefix="brainwhy-gpus-")) if gpus > each else Path()
+        self._gpus = (self._locks, gpus, each)
         self._jobs: dict[int, tuple[Any, ...]] = {}
         self._again = ThreadPoolExecutor(max_workers=1)
         self._tried_again: set[int] = set()
@@ -119,7 +127,10 @@ class SurvivingPool(MultiProcPlugin):
     def _get_result(self, taskid: int) -> Any:
         task = self._task_obj[taskid]
         if not task.done() or task.exception() is None:
-            return super()._get_result(taskid)
+            result = super()._get_result(taskid)
+            if result and "usage" in result:
+                self._usage.add(self._jobs[taskid][1], result["usage"])
+            return result
         if taskid not in self._tried_again:
             self._tried_again.add(taskid)
             self._follow(taskid, self._again.submit(self._run_alone, taskid))
@@ -132,6 +143,11 @@ class SurvivingPool(MultiProcPlugin):
             ],
         }
 
+    def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
+        for node in self.procs:
+            node._mem_gb = self._usage.expected_gb(node) or node._mem_gb
+        super()._send_procs_to_workers(updatehash, graph)
+
     def _run_alone(self, taskid: int) -> Any:
         with self._new_pool(1) as pool:
             return pool.submit(_run_node, *self._jobs[taskid]).result()
@@ -140,7 +156,7 @@ class SurvivingPool(MultiProcPlugin):
         return ProcessPoolExecutor(
             workers,
             get_context(self.plugin_args.get("mp_context")),
-            process_initializer,
+            _start_worker,
             (self._cwd,),
         )
 
@@ -151,7 +167,25 @@ class SurvivingPool(MultiProcPlugin):
     def _postrun_check(self) -> None:
         super()._postrun_check()
         self._again.shutdown()
-        shutil.rmtree(self._locks, ignore_errors=True)
+        if self._locks.name:
+            shutil.rmtree(self._locks, ignore_errors=True)
+
+
+def _start_worker(folder: str) -> None:
+    """Prepare a worker, and let it die with the run: nobody else would collect its results.
+
+    The kernel does it, by the signal that the parent's end of a pipe is closed: a thread would
+    have to wait for the end of a long call of ITK.
+    """
+    process_initializer(folder)
+    parent = parent_process()
+    if parent is None or not hasattr(os, "O_ASYNC"):
+        return
+    pipe = parent.sentinel
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    if not parent.is_alive():  # it died before the signal was asked for
+        os._exit(1)
 
 
 def _run_node(
@@ -159,11 +193,13 @@ def _run_node(
 ) -> Any:
     """Run a node in a worker, as talkative as the main process."""
     logging.getLogger("nipype.workflow").setLevel(level)
-    if gpus <= each or getattr(node.inputs, "device", None) != "cuda":
-        return run_node(node, updatehash, taskid)
-    with leased(locks, gpus, each) as device:
-        node.inputs.device = device  # is no part of the node's hash
-        return run_node(node, updatehash, taskid)
+    with ExitStack() as stack:
+        if gpus > each and getattr(node.inputs, "device", None) == "cuda":
+            # The device is no part of the node's hash.
+            node.inputs.device = stack.enter_context(leased(locks, gpus, each))
+        with Meter() as meter:
+            result = run_node(node, updatehash, taskid)
+    return result | {"usage": meter.used}
 
 
 def run_workflow(
@@ -183,6 +219,7 @@ def run_workflow(
     """
     crash_dir = crash_root / f"crash-{uuid.uuid4().hex[:8]}"
     _configure(workflow, crash_dir, resources.stop_on_first_crash, verbose)
+    usage = UsageTable(Path(workflow.base_dir) / workflow.name / "usage.tsv")
     with tqdm(
         total=_count(workflow),
         desc=title,
@@ -192,21 +229,25 @@ def run_workflow(
         mininterval=0.5 if sys.stderr.isatty() else 20,
     ) as bar:
         try:
-            _run(workflow, resources, _Progress(bar))
+            _run(workflow, resources, usage, bar)
         except Exception as error:
             failures = read_failures(crash_dir)
             if not failures:
                 raise RuntimeError(f"{title}: the scheduler stopped: {error}") from error
             return failures
+        finally:
+            usage.write()
     return read_failures(crash_dir)
 
 
-def _run(workflow: pe.Workflow, resources: Resources, progress: Callable[..., None]) -> None:
+def _run(workflow: pe.Workflow, resources: Resources, usage: UsageTable, bar: Any) -> None:
+    progress = _Progress(bar)
     if resources.plugin != "MultiProc":
-        workflow.run(plugin=resources.plugin, plugin_args=resources.plugin_args)
-        return
-    scheduler = LinearPlugin()
-    if resources.nprocs > 1:
+        plugin = getattr(plugins, f"{resources.plugin}Plugin")
+        scheduler = plugin(plugin_args=resources.plugin_args)
+    elif resources.nprocs == 1:
+        scheduler, progress = LinearPlugin(), _MeteredProgress(bar, usage)
+    else:
         scheduler = SurvivingPool(
             {
                 "n_procs": resources.nprocs,
@@ -216,7 +257,8 @@ def _run(workflow: pe.Workflow, resources: Resources, progress: Callable[..., No
                 "raise_insufficient": False,
                 "mp_context": "forkserver",
             }
-            | (resources.plugin_args or {})
+            | (resources.plugin_args or {}),
+            usage,
         )
     # Not through plugin_args: those are pickled with every MapNode, a progress bar cannot be.
     scheduler._status_callback = progress
@@ -265,6 +307,24 @@ class _Progress:
             if status == "exception":
                 self.bar.write(f"failed: {name}", file=sys.stderr)
         self.bar.set_postfix_str(", ".join(list(self.since)[:2]), refresh=False)
+
+
+class _MeteredProgress(_Progress):
+    """The same where steps run in this process, one by one: it measures them, too."""
+
+    def __init__(self, bar: Any, usage: UsageTable) -> None:
+        super().__init__(bar)
+        self.usage = usage
+
+    def __call__(self, node: Any, status: str) -> None:
+        if status == "start":
+            self.meter, self.began = Meter().__enter__(), time()
+        else:
+            self.meter.__exit__()
+            result = Path(node.output_dir()) / f"result_{node.name}.pklz"
+            if result.exists() and result.stat().st_mtime >= self.began:  # not from the cache
+                self.usage.add(node, self.meter.used)
+        super().__call__(node, status)
 
 
 def read_failures(crash_dir: Path) -> list[Failure]:

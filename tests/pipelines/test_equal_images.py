@@ -10,7 +10,7 @@ import pytest
 from models.errors import InputError
 from models.grids import GRIDS
 from pipelines.derivatives import read_table, write_table
-from pipelines.duplicates import Seen, find, products, refuse, used_once
+from pipelines.duplicates import SHOWN, Seen, find, products, refuse, used_once
 from pipelines.interfaces.networks import PackVolumes, read_cohort
 
 
@@ -88,6 +88,22 @@ def test_images_that_are_much_alike_are_warned_of_unless_related(tmp_path):
     assert written["how"].tolist() == ["near", "near"]
     twins = table.assign(family=["", "", "", "", "", "", "", "", "t", "t"])
     assert len(find(twins, seen(map(str, range(10)), small), map(str, range(10)))) == 1
+
+
+def test_a_crowd_of_likeness_is_counted_and_not_listed(tmp_path):
+    rng = np.random.default_rng(0)
+    small = rng.normal(size=(60, 500)).astype(np.float32)
+    small[:7] = small[0] + 0.2 * small[:7]
+    table = cohort(*map(str, range(60)))
+    found = find(table, seen(map(str, range(60)), small), map(str, range(60)))
+    assert len(found) == 21
+    product = products(tmp_path, "tiny", found, table)["group/model-tiny_duplicates.tsv"]
+    *named, counted = product["sidecar"]["Warnings"]
+    assert len(named) == SHOWN
+    assert counted == (
+        "11 more pairs of people are as much alike: see group/model-tiny_duplicates.tsv"
+    )
+    assert len(read_table(tmp_path / "model-tiny_duplicates.tsv")) == 21
 
 
 def test_files_that_differ_in_bytes_alone_are_found_while_packing(tmp_path):

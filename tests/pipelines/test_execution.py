@@ -1,12 +1,24 @@
 """A run goes to its end: what fails is told in a sentence, what does not depend on it is done."""
 
 import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from pipelines.execution import Failure, Resources, read_failures, run_workflow
+from pipelines.execution import (
+    Failure,
+    Resources,
+    SurvivingPool,
+    read_failures,
+    run_workflow,
+)
+from pipelines.usage import Usage, UsageTable
 
 
 def fine(x):
@@ -32,8 +44,16 @@ def die(x):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def node(name, function):
-    made = pe.Node(niu.Function(["x"], ["y"], function=function), name=name)
+def big(x):
+    import time
+
+    held = bytearray(300_000_000)
+    time.sleep(0.5)
+    return len(held)
+
+
+def node(name, function, **options):
+    made = pe.Node(niu.Function(["x"], ["y"], function=function), name=name, **options)
     made.inputs.x = 1
     return made
 
@@ -102,6 +122,89 @@ def test_a_killed_worker_is_a_failure_and_no_hang(tmp_path):
     assert told["participant.bad"].endswith("fetch it again")
     assert done(tmp_path) >= {f"good{i}" for i in range(5)}
     assert not done(tmp_path) & {"after", "after_bad"}
+
+
+@pytest.mark.parametrize("nprocs", [1, 2])
+def test_steps_are_measured(tmp_path, nprocs):
+    made = workflow(tmp_path, [(node("a", big), node("b", fine))])
+    assert run_workflow(made, Resources(nprocs=nprocs), tmp_path / "logs", title="t") == []
+    table = UsageTable(tmp_path / "participant/usage.tsv")
+    more = table.expected_gb(SimpleNamespace(name="a")) - table.expected_gb(
+        SimpleNamespace(name="b")
+    )
+    assert 0.25 < more < 0.45
+    assert table.before["a"]["seconds"] > 0.5 > table.before["b"]["seconds"]
+
+
+def test_memory_is_planned_with_what_was_measured(tmp_path):
+    """Declared, both would fit side by side; measured, they do not."""
+
+    def together(seen):
+        running = {name for name, status in seen if status == "start"}
+        first_end = next(i for i, (_, status) in enumerate(seen) if status == "end")
+        return {name for name, _ in seen[:first_end]} == running
+
+    def run(plan):
+        seen = []
+        made = workflow(tmp_path / plan, [], [node(n, big, mem_gb=0.1) for n in ("a", "b")])
+        file = tmp_path / plan / "participant/usage.tsv"
+        usage = UsageTable(file)
+        if plan == "measured":
+            for one in made._graph.nodes():
+                usage.add(one, Usage(0.7, 1))
+        pool = SurvivingPool({"n_procs": 2, "memory_gb": 1.0, "mp_context": "forkserver"}, usage)
+        pool._status_callback = lambda one, status: seen.append((one.name, status))
+        made.run(plugin=pool)
+        return seen
+
+    assert together(run("declared"))
+    assert not together(run("measured"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers die with the run on Linux only")
+def test_workers_die_with_a_killed_run(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "sys.path.insert(0, sys.argv[2])\n"
+        "def wait(x):\n"
+        "    import os, time\n"
+        "    from pathlib import Path\n"
+        "    Path(x).write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    from test_execution import node, workflow\n"
+        "    from pipelines.execution import Resources, run_workflow\n"
+        "    folder = Path(sys.argv[1])\n"
+        "    nodes = [node(name, wait) for name in 'ab']\n"
+        "    for one in nodes:\n"
+        "        one.inputs.x = str(folder / one.name)\n"
+        "    made = workflow(folder / 'work', [], nodes)\n"
+        "    run_workflow(made, Resources(nprocs=2), folder / 'logs', title='t')\n"
+    )
+    run = subprocess.Popen([sys.executable, script, tmp_path, Path(__file__).parent])
+    files = [tmp_path / name for name in "ab"]
+    workers = [
+        int(_wait_for(lambda file=file: file.exists() and file.read_text())) for file in files
+    ]
+    assert all(_is_alive(pid) for pid in workers)
+    run.kill()
+    run.wait()
+    _wait_for(lambda: not any(_is_alive(pid) for pid in workers))
+
+
+def _is_alive(pid):
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def _wait_for(question, seconds=60):
+    until = time.monotonic() + seconds
+    while not (answer := question()):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.05)
+    return answer
 
 
 def test_stop_on_first_crash_stops(tmp_path):

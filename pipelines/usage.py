@@ -1,0 +1,115 @@
+"""Memory and time of every step, measured while it runs: what the scheduler plans with."""
+
+import re
+import resource
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pandas as pd
+
+from pipelines.derivatives import read_table, write_table
+
+MARGIN = 1.1  # the next person's image may be a little larger
+_PROCESS = Path("/proc/self")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one run of a step took.
+
+    Attributes
+    ----------
+    memory_gb : float
+        Largest resident memory of its process.
+    seconds : float
+    """
+
+    memory_gb: float
+    seconds: float
+
+
+class Meter:
+    """Measure what runs in a ``with`` block: ``used`` afterwards.
+
+    On Linux the process's high-water mark is set back at the start. Elsewhere it is that of the
+    whole life of the process, so too high rather than too low.
+    """
+
+    used: Usage
+
+    def __enter__(self) -> "Meter":
+        _set_back()
+        self._started = monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.used = Usage(_peak_gb(), monotonic() - self._started)
+
+
+def _set_back() -> None:
+    with suppress(OSError):  # no Linux, or a kernel that is built without it
+        (_PROCESS / "clear_refs").write_text("5")
+
+
+def _peak_gb() -> float:
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB", (_PROCESS / "status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) / 1024**2
+    unit = 1024**3 if sys.platform == "darwin" else 1024**2
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+class UsageTable:
+    """Largest memory and longest time of each step of one workflow, over people and folds.
+
+    Parameters
+    ----------
+    file : Path
+        TSV with columns step, memory_gb, seconds, runs; what an earlier run left there is planned
+        with until this run knows better.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.before = _read(file)
+        self.now: dict[str, dict[str, Any]] = {}
+
+    def add(self, node: Any, used: Usage) -> None:
+        """Note one run of a node."""
+        row = self.now.setdefault(step_of(node), {"memory_gb": 0.0, "seconds": 0.0, "runs": 0})
+        row["memory_gb"] = max(row["memory_gb"], round(used.memory_gb, 3))
+        row["seconds"] = max(row["seconds"], round(used.seconds, 2))
+        row["runs"] += 1
+
+    def expected_gb(self, node: Any) -> float | None:
+        """Memory to plan with, in GB; None for a step that never ran."""
+        row = self.now.get(step_of(node)) or self.before.get(step_of(node))
+        return MARGIN * row["memory_gb"] if row else None
+
+    def write(self) -> None:
+        """Keep it; steps that did not run this time keep what they had."""
+        if self.now:
+            rows = self.before | self.now
+            write_table(self.file, pd.DataFrame([{"step": step} | rows[step] for step in rows]))
+
+
+def step_of(node: Any) -> str:
+    """A node's name without workflow, person and number in a MapNode: all of these need as much."""
+    return re.sub(r"^_(\w+?)\d+$", r"\1", node.name)
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    if not file.exists():
+        return {}
+    try:
+        table = read_table(file).set_index("step")[["memory_gb", "seconds", "runs"]].astype(float)
+    except (OSError, ValueError, KeyError):  # a file of somebody else's making: plan without it
+        return {}
+    return table.astype({"runs": int}).to_dict("index")
