@@ -7,18 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from bidsapp import run
 from bidsapp.diary import tell
-from bidsapp.overview import classifiers, regions
+from bidsapp.overview import classifiers, lesions, maps, regions
 from bidsapp.settings import Recipe, Settings, parse, read_toml
 from models.errors import InputError
 from models.training.comparison import compare
 from models.training.paired import delong, mcnemar
-from pipelines.charts import trainings
+from pipelines.atlases import template
+from pipelines.charts import region_variants, trainings
 from pipelines.derivatives import label, place, read_table, write_json, write_table
-from pipelines.figures import save
+from pipelines.figures import overlay_limits, plot_rows, save
+from pipelines.images import read_nifti
 from pipelines.stored_models import StoredModel, model_folder
 
 FEWEST = 2
@@ -233,17 +238,51 @@ def report(output_dir: Path, recipe: str, key: str, variants: Sequence[Variant])
         "metrics": pairs,
         "classifiers": classifiers(output_dir, scores, models),
         "regions": regions(output_dir, models, positive),
+        "lesions": lesions(output_dir, models, positive),
     }
     for name, table in tables.items():
         path = output_dir / f"{stem}_{name}.tsv"
         write_table(path, table)
         write_json(path.with_suffix(".json"), facts)
-    figure = output_dir / f"group/figures/{Path(stem).name}.png"
-    drawn = variants[0].settings.work_dir / figure.name
-    place(save(trainings(scores, order, key), drawn), figure)
+    drawn = {"": trainings(scores, order, key)}
+    drawn |= _of_maps(maps(output_dir, models, positive))
+    drawn |= _of_regions(tables["regions"])
+    for ending, figure in drawn.items():
+        target = output_dir / f"group/figures/{Path(stem).name}{ending}.png"
+        place(save(figure, variants[0].settings.work_dir / target.name), target)
     page = comparison_page(output_dir, stem)
     tell(f"the comparison is {page}")
     return page
+
+
+def _of_maps(found: Mapping[str, Mapping[str, Path]]) -> dict[str, Figure]:
+    """Mean maps of the patients below each other, of each method, by the ending of the name."""
+    anatomy = read_nifti(template())
+    return {
+        f"_method-{method}_maps": plot_rows(
+            anatomy,
+            {heading: _scaled(read_nifti(path)) for heading, path in own.items()},
+            units="relevance, each row over its 99.5th percentile",
+        )
+        for method, own in found.items()
+    }
+
+
+def _scaled(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """A map over its own upper limit of colours: networks differ in how much relevance there is."""
+    data = np.nan_to_num(image.get_fdata(dtype=np.float32))
+    return nib.Nifti1Image(np.clip(data / overlay_limits(data)[1], -1, 1), image.affine)
+
+
+def _of_regions(table: pd.DataFrame) -> dict[str, Figure]:
+    """Regions of all variants, each over its largest value, by the ending of the name."""
+    drawn = {}
+    for (method, atlas), mine in table.groupby(["method", "atlas"], sort=False):
+        columns = [one for one in mine.columns[3:] if mine[one].notna().any()]
+        scaled = mine[columns] / mine[columns].abs().max().replace(0, 1)
+        ending = f"_method-{method}_atlas-{atlas}_regions"
+        drawn[ending] = region_variants(mine[["name"]].join(scaled), columns)
+    return drawn
 
 
 def _check_splits(output_dir: Path, variants: Sequence[Variant]) -> None:

@@ -56,7 +56,9 @@ class Diary:
         mine = [
             sentence
             for sentence in self.warnings
-            if not about or not sentence.startswith("sub-") or sentence.startswith(f"{about}:")
+            if not about
+            or not sentence.startswith("sub-")
+            or sentence.startswith((f"{about}:", f"{about} "))
         ]
         failures = [f for f in self.failures if not about or f.participant == about]
         write_json(

@@ -8,6 +8,7 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+import pandas as pd
 from filelock import FileLock, Timeout
 from nipype.pipeline import engine as pe
 
@@ -58,7 +59,7 @@ from pipelines.inputs import (
 )
 from pipelines.interfaces.attribution import check_values
 from pipelines.interfaces.networks import image_name, prediction_keys, read_cohort
-from pipelines.lesion_masks import lesion_sources, with_lesions
+from pipelines.lesion_masks import REFUSED, lesion_sources, with_lesions
 from pipelines.participant import init_participant_wf
 from pipelines.preprocess import modality_of
 from pipelines.preprocess.modality import Modality
@@ -187,6 +188,7 @@ def participant(settings: Settings) -> bool:
         carry_sessions(settings.output_dir, settings.bids_dir, people)
         if not settings.reports_only:
             _preprocess(settings, scans, diary)
+            _say_refused(settings, scans, diary)
             if model is not None:
                 _explain(settings, scans, model, diary)
             for person in people:
@@ -287,6 +289,19 @@ def _preprocess(settings: Settings, scans: Sequence[Scan], diary: Diary) -> None
                 nodes_dir(settings) / "participant" / f"sub_{scan.participant}", ignore_errors=True
             )
     diary.fail(execute(workflow, settings, "preprocess"))
+
+
+def _say_refused(settings: Settings, scans: Sequence[Scan], diary: Diary) -> None:
+    """Warn of lesion masks that could not be of their image, also of earlier runs."""
+    options = _options(settings)
+    for scan in scans:
+        if scan.lesions is None:
+            continue
+        table = settings.output_dir / _modality(settings).paths(scan, options)["quality"]
+        said = read_sidecar(table).get(REFUSED)
+        if said:
+            who = f"sub-{scan.participant}" + f" ses-{scan.session}" * bool(scan.session)
+            diary.warn(f"{who}: {said}")
 
 
 def _explain(
@@ -601,9 +616,11 @@ def _with_lesions(settings: Settings, cohort: CohortTable) -> CohortTable:
     masks, volumes = [], []
     for key in prediction_keys(cohort.rows):
         mask = settings.output_dir / kind.lesions(Scan(*key, Path()), options)
-        masks.append(str(mask) if mask.exists() else "")
-        known = key in tables and mask.exists()
-        volumes.append(read_table(tables[key])[LESION_ML].iloc[0] if known else None)
+        volume = read_table(tables[key])[LESION_ML].iloc[0] if key in tables else None
+        # A file alone is not enough: it may be of a mask that the dataset has no more.
+        known = mask.exists() and not pd.isna(volume)
+        masks.append(str(mask) if known else "")
+        volumes.append(volume if known else None)
     rows = cohort.rows.assign(lesions=masks, **{LESION_ML: volumes})
     return replace(cohort, rows=rows)
 

@@ -20,6 +20,8 @@ from pipelines.figures import ACCENT, INK, QUIET
 
 CLASS_COLOURS = ("#c8572f", "#2b6c99", "#8a7a2b", "#7a4f9a")
 CLASS_MARKERS = ("o", "s", "^", "D")
+VARIANT_COLOURS = ("#9aa5ab", "#8a7a2b", *CLASS_COLOURS[:2], "#7a4f9a", "#2f7f5f")
+VARIANT_MARKERS = ("x", "+", *CLASS_MARKERS)
 
 _MEASURES = {
     "sum": "relevance summed over the region (arbitrary units)",
@@ -518,6 +520,39 @@ def trainings(scores: pd.DataFrame, order: Sequence[str], key: str) -> Figure:
         one.axhline(0.5, color=QUIET, lw=0.8, ls=":")
         one.set_xticks(places, [str(name) for name in order])
         one.set(xlim=(-0.5, len(order) - 0.5), ylabel=_COMPARED[metric], xlabel=key)
+    return figure
+
+
+def region_variants(table: pd.DataFrame, variants: Sequence[str], top: int = 15) -> Figure:
+    """Draw the regions that stand out in any variant, a row each and a mark per variant.
+
+    Parameters
+    ----------
+    table
+        One row per region: `name` and a column per variant.
+    variants
+        Those columns, in order.
+    top
+        How many regions: those with the largest absolute value in any variant.
+    """
+    strongest = table[list(variants)].abs().max(axis=1).sort_values(ascending=False, kind="stable")
+    best = table.loc[strongest.index[:top]]
+    rows = np.arange(len(best))[::-1]
+    figure, (axes,) = _chart(8.4, 1.2 + 0.27 * max(len(best), 3))
+    values = best[list(variants)].to_numpy(float)
+    axes.hlines(rows, np.nanmin(values, 1), np.nanmax(values, 1), color="#d5dbde", lw=2, zorder=1)
+    for k, name in enumerate(variants):
+        colour, marker = VARIANT_COLOURS[k % 6], VARIANT_MARKERS[k % 6]
+        axes.scatter(values[:, k], rows, s=30, color=colour, marker=marker, label=name, zorder=3)
+    axes.axvline(0, color=QUIET, lw=0.8, zorder=0)
+    axes.set_yticks(rows, best["name"].astype(str).str.replace("_", " "))
+    axes.set(ylim=(-0.7, len(best) - 0.3))
+    axes.set_xlabel("relevance per voxel, over the largest of each network")
+    axes.grid(axis="x", color="#eef1f2", zorder=0)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=3)
     return figure
 
 

@@ -15,6 +15,7 @@ SUFFIXES = ("mask", "dseg")
 OF_IMAGE = ("", "FLAIR", "orig", "native", "individual", "scanner")  # spaces of the image itself
 OF_T1W = ("T1w",)
 CUT = 0.5  # of values between 0 and 1
+REFUSED = "LesionMaskRefused"  # field of the sidecar of the quality numbers
 
 
 def lesion_sources(

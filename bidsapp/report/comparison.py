@@ -7,7 +7,7 @@ import pandas as pd
 from bidsapp.report import notes, wording
 from bidsapp.report.methods import methods_text
 from bidsapp.report.page import Statement, Table, table_of, write
-from bidsapp.report.shelf import Shelf, item
+from bidsapp.report.shelf import Picture, Shelf, item
 from models.training.comparison import least_p
 
 SHOWN = ("balanced_accuracy", "accuracy", "sensitivity", "specificity", "roc_auc")
@@ -59,6 +59,8 @@ def comparison_page(output_dir: Path, stem: str) -> Path:
         ),
         means=_means(every, order),
         classifiers=_classifiers(shelf.table(output_dir / f"{stem}_classifiers.tsv")),
+        maps=_maps(shelf, name),
+        lesions=_lesions(shelf.table(output_dir / f"{stem}_lesions.tsv")),
         pairs=_pairs(pairs),
         models=facts.get("Variants", {}),
         notes=notes.gather(shelf, {"logs/group.json": log}, f"{stem}_*.json"),
@@ -113,6 +115,53 @@ def _classifiers(found: pd.DataFrame) -> Table | None:
     named = {one: _name(one) for one in found if one not in ("classifier", "trainings")}
     caption = "Every classifier on the same people; means over trainings"
     return table_of(found, caption, titles=named)
+
+
+def _maps(shelf: Shelf, name: str) -> list[tuple[str, list[Picture]]]:
+    """Pictures of each method: mean maps below each other, and the regions."""
+    found: dict[str, list[Picture]] = {}
+    for ending, (alt, caption, kind) in _PICTURES.items():
+        for one in shelf.find(f"group/figures/{name}_method-*_{ending}.png"):
+            picture = shelf.picture(one, f"{alt}, {one['method']}", caption, kind)
+            if picture:
+                found.setdefault(wording.method_name(one["method"]), []).append(picture)
+    return list(found.items())
+
+
+_PICTURES = {
+    "maps": (
+        "Mean maps of the patients, a row per network",
+        "Mean over all patients, by networks that never saw them; above, where there is transfer, "
+        "by random weights and by the network that the weights started from, as it was. Each row "
+        "has its own scale, so compare where relevance lies, not how much there is. On the "
+        "template.",
+        "mosaic",
+    ),
+    "regions": (
+        "Regions with the largest relevance per voxel, a mark per network",
+        "Mean relevance per voxel of the patients in the regions that stand out, left and right "
+        "joined. Each network’s values are divided by its largest.",
+        "chart",
+    ),
+}
+
+
+def _lesions(found: pd.DataFrame) -> Table | None:
+    """What lesions get by each network, beside an untrained one."""
+    if found.empty:
+        return None
+    shown = found.assign(method=[wording.method_name(str(one)) for one in found["method"]])
+    titles = {
+        "patients": "Patients with lesions",
+        "lesion_coverage": "Lesions, share of the brain",
+        "lesion_relevance": "Relevance in lesions",
+        "lesion_relevance_untrained": "Relevance, untrained",
+        "auc": "Area under the curve",
+        "auc_untrained": "Area, untrained",
+        "top_share": "Top 1 % in lesions",
+        "top_share_untrained": "Top 1 %, untrained",
+    }
+    return table_of(shown, "Lesions: means over the patients, person by person", titles=titles)
 
 
 def _mean(values: pd.Series, metric: str) -> str:

@@ -24,13 +24,14 @@ from pipelines.derivatives import write_table
 from pipelines.images import read_nifti, write_nifti
 from pipelines.interfaces.ants import deterministic_ants
 from pipelines.interfaces.images import stripped_outline
-from pipelines.lesion_masks import in_t1w, read_lesions
+from pipelines.lesion_masks import REFUSED, in_t1w, read_lesions
 from pipelines.quality import flags_of
 
 UNRELATED = 0.5  # of the lesions must be in the brain, or the mask is of another space
 WHITE_SHARE = (0.15, 0.7)  # of the brain, with its fluid; else the segmentation has failed
 CUT = (1.0, 99.0)  # percentiles of the T1w signal that is segmented
 AROUND_BRAIN_MM = 8.0  # margin in which head and head are compared
+NOT_FILLED = "there is no lesion mask that can be used: nothing was filled"
 
 
 class CropNeckInputSpec(BaseInterfaceInputSpec):
@@ -216,21 +217,34 @@ class BringLesionsInputSpec(BaseInterfaceInputSpec):
 
 
 class BringLesionsOutputSpec(TraitedSpec):
-    out_file = File(exists=True, desc="lesions on the FLAIR grid")
-    registered = File(exists=True, desc="lesions on the template grid")
+    out_file = File(exists=True, desc="lesions on the FLAIR grid; not there if refused")
+    registered = File(exists=True, desc="lesions on the template grid; likewise")
     count = traits.Int(desc="connected lesions")
     volume_ml = traits.Float(desc="native")
     meta = traits.Dict
 
 
 class BringLesions(SimpleInterface):
-    """Check a lesion mask against its image, and take it along to the template."""
+    """Check a lesion mask against its image, and take it along to the template.
+
+    A mask that cannot be of the image is refused, with the reason in ``meta``; the image goes on
+    without one.
+    """
 
     input_spec = BringLesionsInputSpec
     output_spec = BringLesionsOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        cwd, ants, path = Path(runtime.cwd), deterministic_ants(1), Path(self.inputs.lesions)
+        try:
+            self._results |= self._brought(Path(runtime.cwd), Path(self.inputs.lesions))
+        except InputError as refusal:
+            said = f"the lesion mask was refused, and the image goes on without one: {refusal}"
+            self._results["meta"] = {"Warnings": [said], REFUSED: said}
+        return runtime
+
+    def _brought(self, cwd: Path, path: Path) -> dict[str, Any]:
+        """Both masks and what was noticed; raises InputError for a mask that is none of these."""
+        ants = deterministic_ants(1)
         image, notes = read_lesions(path)
         write_nifti(cwd / "read.nii.gz", np.asarray(image.dataobj) > 0, image.affine)
         lesions = ants.image_read(str(cwd / "read.nii.gz"))
@@ -257,14 +271,13 @@ class BringLesions(SimpleInterface):
         write_nifti(
             cwd / "registered_lesions.nii.gz", (registered > 0) & covered, affine, template=True
         )
-        self._results |= {
+        return {
             "out_file": str(cwd / "lesions.nii.gz"),
             "registered": str(cwd / "registered_lesions.nii.gz"),
             "count": int(ndimage.label(kept, np.ones((3, 3, 3)))[1]),
             "volume_ml": round(float(kept.sum()) * _voxel_ml(brain), 3),
             "meta": {"Warnings": notes + said, "LesionMask": path.name},
         }
-        return runtime
 
     def _inside(
         self, path: Path, given: nib.Nifti1Image, native: np.ndarray, brain: nib.Nifti1Image
@@ -293,7 +306,7 @@ def _voxel_ml(image: nib.Nifti1Image) -> float:
 
 class FillLesionsInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="FLAIR brain on the template grid")
-    lesions = File(exists=True, mandatory=True)
+    lesions = File(exists=True, desc="on that grid; without them, nothing is filled")
     mask = File(exists=True, mandatory=True)
     t1w = File(exists=True, desc="T1w brain on the template grid, to tell tissues by")
     how = traits.Enum("slices", "local", mandatory=True)
@@ -313,6 +326,10 @@ class FillLesions(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         given, cwd = self.inputs, Path(runtime.cwd)
+        if not isdefined(given.lesions):
+            self._results["out_file"] = given.in_file
+            self._results["meta"] = {"Warnings": [NOT_FILLED], "LesionFilling": NOT_FILLED}
+            return runtime
         image = read_nifti(given.in_file)
         data = np.asarray(image.dataobj, np.float32)
         brain = np.asarray(read_nifti(given.mask).dataobj) > 0
@@ -436,7 +453,7 @@ class FlairQuality(SimpleInterface):
 
 class LesionFigureInputSpec(BaseInterfaceInputSpec):
     image = File(exists=True, mandatory=True, desc="FLAIR brain on the template grid")
-    lesions = File(exists=True, mandatory=True)
+    lesions = File(exists=True, desc="on that grid; without them, nothing is drawn")
 
 
 class LesionFigureOutputSpec(TraitedSpec):
@@ -452,6 +469,8 @@ class LesionFigure(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from pipelines.figures import mask_contour, plot_slices, save
 
+        if not isdefined(self.inputs.lesions):
+            return runtime
         image, lesions = read_nifti(self.inputs.image), read_nifti(self.inputs.lesions)
         any_there = bool(np.asarray(lesions.dataobj).any())
         drawn = mask_contour(image, lesions) if any_there else plot_slices(image)

@@ -21,6 +21,7 @@ class SaveInputSpec(DynamicTraitedSpec, BaseInterfaceInputSpec):
     sidecars = traits.Dict(desc="input name -> static part of its sidecar")
     common = traits.Dict(desc="fields of every sidecar")
     narrow = traits.Dict({}, usedefault=True, desc="*_meta input -> the only names it is about")
+    spared = traits.List(traits.Str, [], usedefault=True, desc="names that may lack a file")
 
 
 class SaveOutputSpec(TraitedSpec):
@@ -31,7 +32,8 @@ class SaveDerivatives(SimpleInterface):
     """Copy files to their BIDS names; inputs named ``*_meta`` are merged into every sidecar.
 
     The files are named by ``paths``; its last entry is written last and so marks the set as
-    complete. Every file appears in one step under its name.
+    complete. Every file appears in one step under its name. What is ``spared`` and has no file is
+    listed as ``NotMade`` in the last one's sidecar, and an older file of that name is removed.
     """
 
     input_spec = SaveInputSpec
@@ -46,9 +48,14 @@ class SaveDerivatives(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         values = {name: value for name, value in self.inputs.get().items() if isdefined(value)}
         metas = {name: value for name, value in values.items() if name.endswith("_meta")}
-        narrow = self.inputs.narrow
-        saved = {}
-        for name, relative in self.inputs.paths.items():
+        narrow, saved = self.inputs.narrow, {}
+        lacking = [name for name in self.inputs.spared if name not in values]
+        self._remove(lacking)
+        paths = {name: path for name, path in self.inputs.paths.items() if name not in lacking}
+        if lacking:
+            metas["lacking_meta"] = {"NotMade": lacking}
+            narrow = narrow | {"lacking_meta": [list(paths)[-1]]}
+        for name, relative in paths.items():
             target = Path(self.inputs.output_dir) / relative
             static = values.get("sidecars", {}).get(name, {})
             measured = _merge([m for what, m in metas.items() if name in narrow.get(what, [name])])
@@ -58,6 +65,13 @@ class SaveDerivatives(SimpleInterface):
             saved[name] = str(target)
         self._results["saved"] = saved
         return runtime
+
+    def _remove(self, names: list[str]) -> None:
+        """Unlink what an earlier run has left under the names of files that were not made."""
+        for name in names:
+            target = Path(self.inputs.output_dir) / self.inputs.paths[name]
+            target.unlink(missing_ok=True)
+            sidecar_path(target).unlink(missing_ok=True)
 
 
 def _merge(metas: list[dict[str, Any]]) -> dict[str, Any]:

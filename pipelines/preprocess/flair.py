@@ -23,6 +23,7 @@ from pipelines.inputs import Scan
 from pipelines.interfaces.ants import BiasField, Register
 from pipelines.interfaces.figures import QualityFigures
 from pipelines.interfaces.flair import (
+    NOT_FILLED,
     AlignToT1w,
     BringLesions,
     CropNeck,
@@ -45,8 +46,9 @@ ALONE = (
     "there is no T1w image: the FLAIR image was registered to the template directly, by an affine "
     "transform, and its own brain mask was used"
 )
-NOT_FILLED = "there is no lesion mask: nothing was filled"
 
+# What a scan with a lesion mask lacks where that is refused.
+OF_LESIONS = ("lesions", "registered_lesions", "lesion_figure")
 METAS = ("conform_meta", "crop_meta", "mask_meta", "align_meta", "move_meta", "lesion_meta")
 
 
@@ -188,6 +190,7 @@ def init_flair_wf(
             paths=paths,
             sidecars=_sidecars(scan, options, paths["image"]),
             common={"Sources": _sources(scan)},
+            spared=list(OF_LESIONS) if scan.lesions else [],
             narrow={
                 "move_meta": ["registered", "registered_mask", "quality"],
                 "lesion_meta": ["lesions", "registered_lesions", "quality"],
@@ -382,7 +385,6 @@ def _sidecars(scan: Scan, options: FlairOptions, native: str) -> dict[str, dict[
     where = grid_sidecar(full_grid(options.resolution_mm))
     mask = {"Type": "Brain", "Description": "Brain with its inner CSF"}
     lesion = {"Type": "Lesion", "Description": "White matter lesions, from the dataset's mask"}
-    filled = ", lesions filled" if options.lesions != "keep" and scan.lesions else ""
     reference = {"SpatialReference": derivative_uri(native)}
     return {
         "image": {
@@ -391,7 +393,7 @@ def _sidecars(scan: Scan, options: FlairOptions, native: str) -> dict[str, dict[
         },
         "mask": mask | reference,
         "registered": {
-            "Description": f"Bias-corrected FLAIR brain in template space{filled}",
+            "Description": "Bias-corrected FLAIR brain in template space",
             "SkullStripped": True,
             **where,
         },

@@ -77,12 +77,13 @@ class Modality:
     def is_done(self, output_dir: Path, scan: Scan, options: Any) -> bool:
         """Whether the derivatives of this very scan with these options are all there."""
         paths = self.paths(scan, options)
-        files = [output_dir / path for path in paths.values()]
+        stored = read_sidecar(output_dir / paths["quality"])
+        not_made = stored.get("NotMade", [])
+        files = [output_dir / path for name, path in paths.items() if name not in not_made]
         files += [sidecar_path(file) for file in files if has_sidecar(file)]
         if not all(file.exists() for file in files):
             return False
-        stored = read_sidecar(output_dir / paths["quality"]).get("Fingerprint")
-        return stored == self.making(scan, options)
+        return stored.get("Fingerprint") == self.making(scan, options)
 
     def stored(
         self, output_dir: Path, options: Any, name: str = "registered"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -228,3 +229,42 @@ def test_areas_and_accuracies_are_compared_over_people():
     calls = [one["predicted"].to_numpy() == "AD" for one in (first, second)]
     assert compare._p_people("accuracy", first, shuffled) == mcnemar(truth, *calls).p
     assert np.isnan(compare._p_people("sensitivity", first, second))
+
+
+def test_heatmaps_regions_and_lesions_are_on_the_page(settings):
+    """Maps of both variants below each other, on scales of their own."""
+    _, variants = variants_of(settings, "preprocessing.registration=linear,nonlinear")
+    group = settings.output_dir / "group"
+    for k, one in enumerate(variants):
+        store(settings, one, [0.6, 0.7])
+        stem = f"mod-T1w_space-MNI_model-{one.model}_target-AD_method-saliency"
+        data = np.zeros((12, 14, 12), np.float32)
+        data[4 + k : 6 + k, 5:8, 5:7] = 10.0**k
+        affine = nib.affines.from_matvec(12 * np.eye(3), (-66, -100, -60))
+        image = nib.Nifti1Image(data, affine)
+        nib.save(image, group / f"{stem}_stat-mean_res-12mm_desc-AD_heatmap.nii.gz")
+        names = {"index": [1, 2], "name": ["Left Insula", "Brain Stem"], "voxels": [4, 4]}
+        regions = pd.DataFrame(names | {"sum_AD": [4.0, -8.0], "density_AD": [1.0 + k, -2.0]})
+        write_table(group / f"{stem}_atlas-AAL_heatmap.tsv", regions)
+        people = pd.DataFrame({"label": ["AD"], "lesion_voxels": [4]})
+        write_table(group / f"{stem}_desc-lesions_heatmap.tsv", people)
+        means = {"AD": {"lesion_coverage": 0.01, "lesion_relevance": 0.1 + k}}
+        write_json(group / f"{stem}_desc-lesions_heatmap.json", {"Means": means})
+    page = report(settings.output_dir, "demo-t1w", "preprocessing.registration", variants)
+    stem = "model-demot1w_desc-comparepreprocessingregistration"
+    endings = ("maps", "atlas-AAL_regions")
+    assert all((group / f"figures/{stem}_method-saliency_{one}.png").is_file() for one in endings)
+    assert read_table(group / f"{stem}_lesions.tsv")["lesion_relevance"].tolist() == [0.1, 1.1]
+    text = page.read_text()
+    assert "Heatmaps of the patients" in text
+    assert text.count("data:image/png") == 3
+    assert "only what exceeds the untrained network was learnt" in text
+
+
+def test_maps_are_scaled_by_their_own_upper_limit():
+    data = np.zeros((4, 4, 4), np.float32)
+    data[0, 0, :2] = (5, -20)
+    scaled = compare._scaled(nib.Nifti1Image(data, np.eye(4))).get_fdata()
+    high = np.percentile([5, 20], 99.5)
+    assert scaled[0, 0, 0] == pytest.approx(5 / high)
+    assert scaled[0, 0, 1] == -1

@@ -8,12 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
+from nipype.interfaces.base import isdefined
 
 from models.errors import InputError
 from pipelines.derivatives import has_sidecar, read_sidecar, read_table
 from pipelines.images import read_nifti, write_nifti
 from pipelines.inputs import Scan
-from pipelines.interfaces.flair import CropNeck, FillLesions
+from pipelines.interfaces.flair import BringLesions, CropNeck, FillLesions
+from pipelines.lesion_masks import REFUSED
 from pipelines.preprocess import modality_of
 from pipelines.preprocess.flair import FlairOptions, flair_fingerprint, flair_paths, init_flair_wf
 from pipelines.preprocess.t1w import T1wOptions
@@ -153,6 +155,101 @@ def test_the_crop_keeps_every_voxel_where_it_is_in_mm(tmp_path, monkeypatch):
     assert np.allclose(apply_affine(cropped.affine, [3, 4, 0]), apply_affine(affine, [3, 4, cut]))
 
 
+BOX, FAR = np.s_[8:12, 8:12, 8:12], np.s_[0:2, 0:2, 0:2]
+
+
+@pytest.fixture
+def bring(tmp_path, monkeypatch):
+    """Bring a mask to an image of 20 voxels of 2 mm whose brain is its middle."""
+    import ants
+
+    monkeypatch.chdir(tmp_path)
+    affine, brain = np.diag([2.0, 2.0, 2.0, 1.0]), np.zeros((20, 20, 20), bool)
+    brain[4:16, 4:16, 4:16] = True
+    for name in ("image", "template"):
+        write_nifti(tmp_path / f"{name}.nii.gz", np.where(brain, 90.0, 0.0), affine)
+    write_nifti(tmp_path / "brain.nii.gz", brain, affine)
+    same = ants.create_ants_transform(transform_type="Euler3DTransform", translation=(0, 0, 0))
+    ants.write_transform(same, str(tmp_path / "same.mat"))
+
+    def bring(data, affine=affine):
+        path = tmp_path / "sub-01_label-lesion_mask.nii.gz"
+        if data is None:
+            path.write_bytes(b"nothing")
+        else:
+            nib.save(nib.Nifti1Image(np.asarray(data, np.float32), affine), path)
+        given = {name: str(tmp_path / f"{name}.nii.gz") for name in ("image", "template")}
+        masks = dict.fromkeys(("mask", "registered_mask"), str(tmp_path / "brain.nii.gz"))
+        return BringLesions(
+            lesions=str(path), of="sub-01_FLAIR.nii.gz", transforms=[str(tmp_path / "same.mat")],
+            **given, **masks,
+        ).run().outputs  # fmt: skip
+
+    return bring
+
+
+def lesion(where, value=1.0, shape=(20, 20, 20)):
+    data = np.zeros(shape)
+    data[where] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "ml", "said"),
+    [
+        (lesion(BOX), 0.512, None),
+        (lesion(BOX, 3), 0.512, "is not binary; every label above 0"),
+        (lesion(BOX, 0.7), 0.512, "cut at 0.5"),
+        (lesion(BOX, 0), 0.0, "is empty; this person counts as without lesions"),
+        (lesion(np.s_[2:8, 8:12, 8:12]), 0.512, "33% lies outside of the brain and was cut off"),
+    ],
+)
+def test_masks_that_can_be_used(bring, data, ml, said):
+    done = bring(data)
+    assert done.volume_ml == pytest.approx(ml)
+    assert read_nifti(done.registered).get_fdata().sum() * 0.008 == pytest.approx(ml)
+    assert REFUSED not in done.meta
+    assert len(done.meta["Warnings"]) == (said is not None)
+    assert said is None or said in done.meta["Warnings"][0]
+
+
+def test_a_mask_on_another_grid_is_placed_by_its_header(bring):
+    """Voxels of 1 mm; centre k of theirs lies where our voxel k / 2 does, so 16 to 23 are 8 to 11.
+
+    In the middle between two of their voxels nothing is sampled.
+    """
+    fine = lesion(np.s_[16:24, 16:24, 16:24], shape=(40, 40, 40))
+    done = bring(fine, np.diag([1.0, 1.0, 1.0, 1.0]))
+    assert np.array_equal(read_nifti(done.out_file).get_fdata() > 0, lesion(BOX) > 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (lesion(FAR), "Give the mask in the space of the FLAIR image"),
+        (lesion(BOX, -1), "a mask is 0 and 1"),
+        (lesion(BOX, 7.5), "a mask is 0 and 1"),
+        (None, "not a readable lesion mask"),
+    ],
+)
+def test_masks_that_are_refused(bring, data, said):
+    done = bring(data)
+    assert not isdefined(done.out_file)
+    assert not isdefined(done.registered)
+    assert not isdefined(done.volume_ml)
+    assert "sub-01_label-lesion_mask.nii.gz" in done.meta[REFUSED]
+    assert said in done.meta[REFUSED]
+    assert done.meta["Warnings"] == [done.meta[REFUSED]]
+
+
+def test_without_a_mask_that_can_be_used_nothing_is_filled(tmp_path):
+    write_nifti(tmp_path / "image.nii.gz", np.ones((3, 3, 3)), np.eye(4))
+    image = str(tmp_path / "image.nii.gz")
+    done = FillLesions(in_file=image, mask=image, how="slices", seed=1).run().outputs
+    assert done.out_file == image
+    assert "nothing was filled" in done.meta["Warnings"][0]
+
+
 @pytest.mark.parametrize("how", ["slices", "local"])
 def test_filling_without_t1w_takes_the_prior_and_says_so(
     tmp_path, monkeypatch, how, small_template
@@ -195,7 +292,7 @@ def moved(image, shift_mm):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, brain, brainwhy):
-    """01: T1w, FLAIR elsewhere, mask; 02: FLAIR alone, mask of other space; 03: T1w alone."""
+    """01: T1w, FLAIR elsewhere, mask; 02: two runs of FLAIR; 03: T1w, mask; 04: mask elsewhere."""
     folder = tmp_path_factory.mktemp("flair")
     raw = folder / "raw"
 
@@ -215,12 +312,13 @@ def run(tmp_path_factory, brain, brainwhy):
     lst = raw / "derivatives/lst"
     put("sub-01_label-lesion_mask.nii.gz", nib.Nifti1Image(ball, flair.affine), lst)
     second = as_flair(brain(2, "RAS"))
-    for who in ("02", "04"):
-        put(f"sub-{who}_FLAIR.nii.gz", second)
+    for name in ("sub-02_run-1", "sub-02_run-2", "sub-04"):
+        put(f"{name}_FLAIR.nii.gz", second)
     far = np.zeros(second.shape, np.uint8)
     far[2:6, 2:6, 2:6] = 1
     put("sub-04_label-lesion_mask.nii.gz", nib.Nifti1Image(far, second.affine), lst)
     put("sub-03_T1w.nii.gz", first)
+    put("sub-03_label-lesion_mask.nii.gz", nib.Nifti1Image(ball, first.affine), lst)
     recipe = folder / "r.toml"
     recipe.write_text(
         '[preprocessing]\nresolution_mm = 3.0\ngrid = "3mm"\n[network]\nname = "demo"\n'
@@ -232,16 +330,42 @@ def run(tmp_path_factory, brain, brainwhy):
     return folder / "out", done, ball, first
 
 
-def test_what_is_skipped_and_what_fails_is_said(run):
-    out, done, *_ = run
-    assert done.code == 1  # sub-04 alone failed
+def test_what_is_skipped_is_said(run):
+    _, done, *_ = run
+    assert done.code == 0, done.said
     assert "sub-03: has no FLAIR image; skipped" in done.said
+    assert "sub-03: sub-03_label-lesion_mask.nii.gz is a lesion mask without an image" in done.said
+    assert "sub-02: sub-02_run-1_FLAIR.nii.gz is used, sub-02_run-2_FLAIR.nii.gz" in done.said
     assert "sub-02: has no T1w image to go with" in done.said
     assert "sub-02: has no lesion mask, others have" in done.said
-    assert "lie in the brain of" in done.said
-    assert "sub-04_label-lesion_mask.nii.gz" in done.said
-    assert not list(out.glob("sub-04/anat/*preprocLinear*"))
-    assert (out / "sub-02/anat").is_dir()
+
+
+def test_a_mask_of_another_place_is_refused_and_the_image_goes_on(run):
+    out, done, *_ = run
+    said = next(one for one in done.said.splitlines() if "warning: sub-04: the lesion mask" in one)
+    assert "sub-04_label-lesion_mask.nii.gz: only 0% of its" in said  # the file
+    assert "Give the mask in the space of the FLAIR image" in said  # the remedy
+    assert list(out.glob("sub-04/anat/*desc-preprocLinear_FLAIR.nii.gz"))
+    assert not list(out.glob("sub-04/anat/*label-L*"))
+    table = next(out.glob("sub-04/anat/*_mod-FLAIR_*_qc.tsv"))
+    assert np.isnan(read_table(table).iloc[0]["lesion_volume_ml"])
+    assert read_sidecar(table)["NotMade"] == ["lesions", "registered_lesions", "lesion_figure"]
+    assert "the lesion mask was refused" in (out / "sub-04.html").read_text()
+
+
+def test_a_scan_whose_mask_was_refused_is_done_until_the_mask_changes(run):
+    out, *_ = run
+    raw = out.parent / "raw"
+    mask = raw / "derivatives/lst/sub-04/anat/sub-04_label-lesion_mask.nii.gz"
+    scan = Scan("04", "", raw / "sub-04/anat/sub-04_FLAIR.nii.gz", lesions=mask)
+    options = FlairOptions("linear", 3.0)
+    assert modality_of("FLAIR").is_done(out, scan, options)
+    kept = mask.read_bytes()
+    mask.write_bytes(b"another")
+    try:
+        assert not modality_of("FLAIR").is_done(out, scan, options)
+    finally:
+        mask.write_bytes(kept)
 
 
 def test_the_lesion_lands_on_its_side_in_template_space(run):
