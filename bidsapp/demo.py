@@ -36,6 +36,8 @@ MODALITIES = {
     "FLAIR": ("bidsapp.demo_flair", 0),
     "spect": ("bidsapp.demo_spect", 0),
 }
+# Modality in the truth -> the module that scores its demo; of the others `bidsapp.score` does.
+SCORES = {"FLAIR": "bidsapp.score_flair", "spect": "bidsapp.score_spect"}
 UNUSABLE = 64  # exit code: command line or folder unusable, nothing done
 BIDS_VERSION = "1.11.1"
 PATIENT, CONTROL = "AD", "CN"
@@ -523,29 +525,33 @@ def _run_make(args: argparse.Namespace) -> None:
 
 
 def _run_score(args: argparse.Namespace) -> None:
-    spect = _is_spect(args.dir)
-    if spect:
-        from bidsapp import score_spect
-
-        scores = score_spect.score(args.dir, args.out)
-    else:
-        scores = score(args.dir, args.out, args.model)
+    table, scores = _scored(args)
     if args.json:
         from pipelines.derivatives import write_json
 
         write_json(args.json, finite(scores))
-    sys.stdout.write(score_spect.score_table(scores) if spect else score_table(scores))
-    if not spect:
-        explain_failures(scores)
+    sys.stdout.write(table)
     if args.strict and not all(scores["requirements"].values()):
         raise InputError("--strict: not all requirements are met")
 
 
-def _is_spect(dataset: Path) -> bool:
-    """Whether a demo is of SPECT, by its truth."""
+def _scored(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The scores of a demo, and how they are laid out: by what was scanned."""
+    own = SCORES.get(_scanned(args.dir))
+    if own:
+        module = import_module(own)
+        scores = module.score(args.dir, args.out)
+        return module.score_table(scores), scores
+    scores = score(args.dir, args.out, args.model)
+    explain_failures(scores)
+    return score_table(scores), scores
+
+
+def _scanned(dataset: Path) -> str:
+    """The modality of a demo with scores of its own, by its truth."""
     from pipelines.derivatives import read_sidecar
 
-    return read_sidecar(dataset / TRUTH_FOLDER / TRUTH_NAME).get("Modality") == "spect"
+    return str(read_sidecar(dataset / TRUTH_FOLDER / TRUTH_NAME).get("Modality", ""))
 
 
 COMMANDS = {"make": _run_make, "score": _run_score}

@@ -221,6 +221,7 @@ def _write_truth(target: Path, model: "HeadModel", often: "np.ndarray") -> None:
         {
             "Description": "Where at least a tenth of the patients have a lesion",
             "Type": "ROI",
+            "Modality": "FLAIR",
             "AffectedGroup": PATIENT,
         },
     )

@@ -59,7 +59,7 @@ from pipelines.inputs import (
 )
 from pipelines.interfaces.attribution import check_values
 from pipelines.interfaces.networks import image_name, prediction_keys, read_cohort
-from pipelines.lesion_masks import REFUSED, lesion_sources, with_lesions
+from pipelines.lesion_masks import REFUSED, lesion_sources, masks_of_others, with_lesions
 from pipelines.participant import init_participant_wf
 from pipelines.preprocess import modality_of
 from pipelines.preprocess.modality import Modality
@@ -221,6 +221,8 @@ def _scans(settings: Settings, people: Sequence[str], diary: Diary) -> list[Scan
     if _modality(settings).lesions is not None:
         sources = lesion_sources(settings.bids_dir, settings.derivatives, settings.output_dir)
         scans, warnings = with_lesions(scans, people, sources)
+        if not settings.participants:
+            warnings += masks_of_others(people, sources)
         for sentence in warnings:
             diary.warn(sentence)
     return scans

@@ -81,7 +81,7 @@ def score(dataset: Path, output: Path, model: str | None = None) -> dict[str, An
     InputError
         If there is no truth, or nothing to score.
     """
-    truth, positive = _truth(dataset)
+    truth, positive = truth_of(dataset)
     found = score_anomaly.models(output)
     if found and model in (None, *found):
         if model is None and len(found) > 1:
@@ -90,7 +90,7 @@ def score(dataset: Path, output: Path, model: str | None = None) -> dict[str, An
         return _with_requirements(score_anomaly.score(folder, output, model or found[0]))
     model = model or _only_model(output)
     scores: dict[str, Any] = {
-        "heatmaps": _score_heatmaps(output, model, truth, positive),
+        "heatmaps": score_heatmaps(output, model, truth, positive),
         "statistics": _score_statistics(output, model, truth, positive),
         "classifier": _classifier(output, model),
     }
@@ -111,7 +111,7 @@ def _with_requirements(scores: dict[str, Any]) -> dict[str, Any]:
     return scores | {"requirements": met}
 
 
-def _truth(dataset: Path) -> tuple["nib.Nifti1Image", str]:
+def truth_of(dataset: Path) -> tuple["nib.Nifti1Image", str]:
     """Region that was changed (template space), and the label of the group it was changed in."""
     import nibabel as nib
 
@@ -141,7 +141,7 @@ def _entities(path: Path) -> dict[str, str]:
     return dict(part.split("-", 1) for part in path.name.split(".")[0].split("_") if "-" in part)
 
 
-def _score_heatmaps(
+def score_heatmaps(
     output: Path, model: str, truth: "nib.Nifti1Image", positive: str
 ) -> dict[str, dict[str, float]]:
     """Score the patients' mean map of every method, beside that of an untrained network."""
@@ -166,7 +166,7 @@ def _score_heatmaps(
             **trained,
             "auc_untrained": control["auc"],
             "share_untrained": control["share"],
-            "ratio": _ratio(trained["share"], control["share"]),
+            "ratio": ratio(trained["share"], control["share"]),
         }
     return scores
 
@@ -182,7 +182,8 @@ def _untrained_maps(output: Path, model: str) -> dict[str, "nib.Nifti1Image"]:
         return {}
 
 
-def _ratio(share: float, untrained: float) -> float:
+def ratio(share: float, untrained: float) -> float:
+    """Share over that of an untrained network: infinite over 0, NaN where both are 0."""
     if untrained:
         return share / untrained
     return math.inf if share else math.nan

@@ -15,6 +15,7 @@ SUFFIXES = ("mask", "dseg")
 OF_IMAGE = ("", "FLAIR", "orig", "native", "individual", "scanner")  # spaces of the image itself
 OF_T1W = ("T1w",)
 CUT = 0.5  # of values between 0 and 1
+NAMED = 5  # people in one sentence
 REFUSED = "LesionMaskRefused"  # field of the sidecar of the quality numbers
 
 
@@ -89,6 +90,21 @@ def with_lesions(
     if lacking and len(lacking) < len(joined):
         warnings += [f"{_who(one)}: has no lesion mask, others have" for one in lacking]
     return joined, warnings
+
+
+def masks_of_others(people: Iterable[str], sources: Mapping[str, Path]) -> list[str]:
+    """Sentences about masks of people whom the dataset does not have."""
+    known, said = set(people), []
+    for name, folder in sources.items():
+        others = sorted({path.name.removeprefix("sub-") for path in folder.glob("sub-*")} - known)
+        having = [f"sub-{person}" for person in others if _masks(folder, person)]
+        if having:
+            more = f" and {len(having) - NAMED} more" * (len(having) > NAMED)
+            said.append(
+                f"{', '.join(having[:NAMED])}{more}: have lesion masks in {name}, but no images in "
+                "the dataset; passed over"
+            )
+    return said
 
 
 def _who(scan: Scan) -> str:

@@ -348,10 +348,10 @@ def test_a_number_below_its_requirement_is_named(dataset, finished, untrained, c
 
 
 def test_a_share_over_nothing_is_an_infinite_ratio():
-    assert score._ratio(0.2, 0.0) == float("inf")
-    assert np.isnan(score._ratio(0.0, 0.0))
-    assert np.isnan(score._ratio(0.2, float("nan")))
-    assert score._ratio(0.2, 0.1) == 2.0
+    assert score.ratio(0.2, 0.0) == float("inf")
+    assert np.isnan(score.ratio(0.0, 0.0))
+    assert np.isnan(score.ratio(0.2, float("nan")))
+    assert score.ratio(0.2, 0.1) == 2.0
 
 
 def test_several_models_need_a_choice(dataset, finished, untrained, capsys):

@@ -8,7 +8,13 @@ import pytest
 
 from models.errors import InputError
 from pipelines.inputs import Scan
-from pipelines.lesion_masks import in_t1w, lesion_sources, read_lesions, with_lesions
+from pipelines.lesion_masks import (
+    in_t1w,
+    lesion_sources,
+    masks_of_others,
+    read_lesions,
+    with_lesions,
+)
 
 MASK = "label-lesion_mask.nii.gz"
 
@@ -111,6 +117,17 @@ def test_masks_without_image_and_the_reverse_are_said(bids):
     _, said = found(bids, scan("01"), scan("02"))
     assert any("sub-03" in one and "without an image" in one for one in said)
     assert "sub-02: has no lesion mask, others have" in said
+
+
+def test_masks_of_people_who_are_not_there_are_said_in_one_sentence(bids):
+    for k in range(1, 9):
+        put(bids / "derivatives/lst", f"sub-{k:02d}_{MASK}")
+    put(bids / "derivatives/lst", "sub-09_desc-brain_mask.nii.gz")
+    sources = lesion_sources(bids, {}, bids / "derivatives/brainwhy")
+    (said,) = masks_of_others(["01"], sources)
+    assert said.startswith("sub-02, sub-03, sub-04, sub-05, sub-06 and 2 more: have lesion masks")
+    assert "in lst" in said
+    assert masks_of_others([f"{k:02d}" for k in range(1, 10)], sources) == []
 
 
 # --- what is in the file -------------------------------------------------------------------------
