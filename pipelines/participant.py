@@ -14,7 +14,7 @@ from pipelines.atlases import template
 from pipelines.derivatives import SPACE, place
 from pipelines.images import read_nifti, write_nifti
 from pipelines.inputs import Scan
-from pipelines.preprocess.modality import Modality
+from pipelines.preprocess.modality import T1W_WF, Modality
 
 
 def template_on_grid(resolution_mm: float, folder: Path) -> Path:
@@ -60,19 +60,33 @@ def init_participant_wf(
     kind = modality.suffix.lower()
     for participant in sorted({scan.participant for scan in scans}):
         person = pe.Workflow(f"sub_{participant}")
+        made: dict[Scan | None, pe.Workflow] = {}
         for scan in scans:
             if scan.participant == participant:
-                person.add_nodes(
-                    [
-                        modality.workflow(
-                            name=f"{kind}_ses_{scan.session}_wf" if scan.session else f"{kind}_wf",
-                            scan=scan,
-                            output_dir=output_dir,
-                            template=brain,
-                            options=options,
-                            device=device,
-                        )
-                    ]
+                workflow = modality.workflow(
+                    name=f"{kind}_ses_{scan.session}_wf" if scan.session else f"{kind}_wf",
+                    scan=scan,
+                    output_dir=output_dir,
+                    template=brain,
+                    options=options,
+                    device=device,
                 )
+                person.add_nodes([workflow])
+                _share_t1w(person, made.setdefault(scan.t1w, workflow), workflow)
         parent.add_nodes([person])
     return parent
+
+
+def _share_t1w(person: pe.Workflow, first: pe.Workflow, other: pe.Workflow) -> None:
+    """Where two scans go with one T1w image, only the first one's workflow preprocesses it."""
+    within = other.get_node(T1W_WF)
+    if first is other or within is None:
+        return
+    links = [
+        (target, field)
+        for _, target, data in other._graph.out_edges(within, data=True)
+        for _, field in data["connect"]
+    ]
+    other.remove_nodes([within])
+    for target, field in links:
+        person.connect(first, f"{T1W_WF}.outputnode.saved", other, f"{target.name}.{field}")

@@ -9,6 +9,7 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from models.grids import full_grid
+from pipelines.brain_extraction import check
 from pipelines.derivatives import (
     SPACE,
     derivative_uri,
@@ -32,11 +33,11 @@ from pipelines.interfaces.flair import (
     LesionFigure,
     ToTemplate,
 )
-from pipelines.interfaces.images import BrainMask, Conform
+from pipelines.interfaces.images import Conform
 from pipelines.interfaces.sink import SaveDerivatives
-from pipelines.preprocess.modality import Modality
+from pipelines.preprocess.modality import T1W_WF, Modality
 from pipelines.preprocess.t1w import MODALITY as T1W
-from pipelines.preprocess.t1w import T1wOptions, source_of, t1w_fingerprint
+from pipelines.preprocess.t1w import T1wOptions, extraction, source_of, t1w_fingerprint
 
 REVISION = 1  # raised when the same input would give other voxels
 
@@ -250,7 +251,7 @@ def _by_t1w(
         align.inputs.t1w = {key: str(output_dir / path) for key, path in there.items()}
     else:
         first = T1W.workflow(
-            name="t1w_wf",
+            name=T1W_WF,
             scan=scan.t1w,
             output_dir=output_dir,
             template=template,
@@ -278,9 +279,8 @@ def _directly(
     device: str,
 ) -> pe.Node:
     """Affine to the template; returns the node with the brain mask, which is FLAIR's own."""
-    brain_mask = pe.Node(
-        BrainMask(device=device, use_gpu=device != "cpu"), name="brain_mask", mem_gb=1.5
-    )
+    check(options.brain_extraction)
+    brain_mask = pe.Node(extraction(options, device), name="brain_mask", mem_gb=1.5)
     register = pe.Node(
         Register(template=template, how="linear", seed=options.seed), name="register", mem_gb=2
     )

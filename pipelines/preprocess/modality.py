@@ -12,6 +12,8 @@ from models.grids import Grid
 from pipelines.derivatives import has_sidecar, read_sidecar, sidecar_path
 from pipelines.inputs import Scan
 
+T1W_WF = "t1w_wf"  # within the workflow of a scan: the T1w image that goes with it
+
 
 @dataclass(frozen=True)
 class Modality:

@@ -147,7 +147,7 @@ def init_t1w_wf(
     check(options.brain_extraction)
     paths = t1w_paths(scan, options)
     conform = pe.Node(Conform(in_file=scan.path), name="conform")
-    brain_mask = pe.Node(_brain_mask(options, device), name="brain_mask", mem_gb=1.5)
+    brain_mask = pe.Node(extraction(options, device), name="brain_mask", mem_gb=1.5)
     bias_field = pe.Node(BiasField(seed=options.seed), name="bias_field", mem_gb=1)
     register, more, also_quality = _registration(options, template)
     quality = pe.Node(
@@ -237,8 +237,11 @@ def _registration(
     return pe.Node(interface, name="register", mem_gb=2), transforms, []
 
 
-def _brain_mask(options: T1wOptions, device: str) -> BrainMask:
-    """Only what a method looks at is named: the seed does not redo what draws nothing."""
+def extraction(options: T1wOptions, device: str) -> BrainMask:
+    """The brain extraction that a recipe names.
+
+    Only what a method looks at is named: the seed does not redo what draws nothing.
+    """
     if options.brain_extraction == "robex":
         return BrainMask(method="robex", seed=options.seed)
     return BrainMask(method=options.brain_extraction, device=device, use_gpu=device != "cpu")

