@@ -11,7 +11,7 @@ ARG PIP_EXTRA_INDEX_URL
 # Versions of a Debian release change only to repair it, and the old ones vanish: no pins here.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates python3 python3-venv \
+    && apt-get install --yes --no-install-recommends ca-certificates mrtrix3 python3 python3-venv \
     && rm -rf /var/lib/apt/lists/* \
     && python3 -m venv /opt/venv
 

@@ -72,6 +72,7 @@ ci-full: lint test
 	$(BIN)/brainwhy-demo score $(DEMO)/bids $(DEMO)/out --strict
 	tests/hpc/container.sh
 	tests/hpc/apptainer.sh
+	PATH=$(abspath $(BIN)):$$PATH tests/hpc/slurm.sh
 
 clean:
 	rm -rf $(VENV) $(DEMO)

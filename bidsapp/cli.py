@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from bidsapp import __version__
 
 DONE, FAILED, UNUSABLE = 0, 1, 64
+LOW_MEMORY_MB = 32.0  # of statistics at a time, with --low-mem
 LEVELS = {
     "participant": "participant",
     "group": "group",
@@ -141,6 +142,8 @@ def _resources(root: Parser) -> None:
                        help="threads of each process (default: 1)")  # fmt: skip
     group.add_argument("--mem", type=float, metavar="GB",
                        help="memory for all (default: 90 %% of what is granted)")  # fmt: skip
+    group.add_argument("--low-mem", action="store_true",
+                       help="step by step and in small blocks: slower, the same numbers")  # fmt: skip
     group.add_argument("--device", default="auto", metavar="DEV",
                        help="auto, cpu, cuda, cuda:N or mps (default: auto)")  # fmt: skip
     group.add_argument("--n-gpus", type=_positive, metavar="N",
@@ -299,7 +302,7 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
         device=device,
         gpus=machine.gpu_count(device, options.n_gpus, options.gpus_per_fold),
         gpus_per_fold=options.gpus_per_fold,
-        nprocs=options.nprocs or machine.cpu_count(),
+        nprocs=1 if options.low_mem else options.nprocs or machine.cpu_count(),
         omp_nthreads=options.omp_nthreads,
         memory_gb=options.mem or 0.9 * machine.memory_gb(),
         plugin=plugin.get("plugin", "MultiProc"),
@@ -355,6 +358,8 @@ def _recipe(options: argparse.Namespace, source: str) -> Any:
     if options.sloppy:
         changes.setdefault("preprocessing", {})["resolution_mm"] = 3.0
         changes["statistics"] = {"permutations": 100}
+    if options.low_mem:
+        changes.setdefault("statistics", {})["memory_mb"] = LOW_MEMORY_MB
     return recipe.overridden(changes)
 
 

@@ -134,6 +134,14 @@ def test_flags_lie_over_the_file_and_the_file_over_the_recipe(tmp_path):
     assert settings.recipe.network == {"name": "demo"}
 
 
+def test_low_memory_is_one_step_at_a_time_in_small_blocks():
+    settings = parsed("--low-mem", "--nprocs", "8", "--sloppy")
+    assert settings.nprocs == 1
+    assert settings.recipe.statistics.memory_mb == cli.LOW_MEMORY_MB
+    assert settings.recipe.statistics.permutations == 100
+    assert parsed("--nprocs", "8").nprocs == 8
+
+
 def test_no_covariates_can_be_asked_for():
     assert parsed("--recipe", "demo-t1w", "--covariates").recipe.cohort.covariates == ()
 

@@ -57,6 +57,12 @@ label=$(podman image inspect "$image" \
 [ "$version" = "brainwhy $label" ] || fail "the image is labelled $label but says '$version'"
 say "$version"
 
+run --entrypoint mrdegibbs -- -version > /dev/null || fail "no MRtrix3 in the image"
+granted=$(run --cpus 1 --memory 2g --entrypoint python -- -c \
+  'from bidsapp import machine; print(machine.cpu_count(), round(machine.memory_gb(), 2))')
+[ "$granted" = "1 2.0" ] || fail "granted 1 CPU and 2 GB, the app sees $granted"
+say "sees what it is granted: 1 CPU, 2 GB"
+
 run -v "$scratch/bids:/bids" --entrypoint brainwhy-demo -- make /bids --participants 4 2> demo.log \
   || { tail -n 30 demo.log; fail "brainwhy-demo make"; }
 sums bids > before
@@ -70,6 +76,21 @@ for home in --env=HOME=/ --unsetenv=HOME; do
 done
 find out -mindepth 1 -delete
 say "starts with HOME=/ and without HOME"
+
+run --name "brainwhy-stop-$$" -v "$scratch/bids:/data:ro" -v "$scratch/out:/out" -- \
+  /data /out participant --recipe demo-t1w --nprocs 2 > stop.log 2>&1 &
+stopped=$!
+for _ in $(seq 300); do grep -q 'preprocess:' stop.log && break; sleep 0.2; done
+before=$SECONDS
+podman stop --time 30 "brainwhy-stop-$$" > /dev/null
+code=0
+wait "$stopped" || code=$?
+if [ "$code" != 143 ] || [ $((SECONDS - before)) -ge 10 ]; then
+  tail stop.log
+  fail "podman stop: code $code after $((SECONDS - before)) s"
+fi
+find out -mindepth 1 -delete
+say "podman stop is heard at once"
 
 run -v "$scratch/bids:/data:ro" -v "$scratch/out:/out" -- /data /out participant \
   --recipe demo-t1w --participant-label 01 02 --nprocs 2 > run.log 2>&1 \

@@ -23,8 +23,8 @@ if [ "$action" = down ]; then
   exit 0
 fi
 
-mkdir -p "$folder"/{state,spool}
-mkdir -p -m 700 "$folder/munge"
+mkdir -p "$folder"/{state,spool,munge}
+chmod 700 "$folder/munge"
 (umask 077; head -c 256 /dev/urandom > "$folder/munge/key")
 megabytes=$(awk '/^MemTotal/ {print int($2 * 0.9 / 1024)}' /proc/meminfo)
 cat > "$SLURM_CONF" << END

@@ -132,7 +132,11 @@ def test_killed_ten_times_it_ends_with_the_same_numbers(start, whole, tmp_path):
     after = results(out)
     assert {path: after.get(path) for path in before} == before
     assert_same(numbers(out), numbers(undisturbed))
-    left = [path for path in out.rglob("*") if path.name.startswith(".") and path.name != ".work"]
+    left = [
+        path
+        for path in out.rglob("*")
+        if path.name.startswith(".") and path.name not in (".work", ".bidsignore")
+    ]
     assert not [path for path in left if ".work" not in path.parts], "half-written files"
 
 
