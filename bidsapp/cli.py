@@ -143,7 +143,7 @@ def _resources(root: Parser) -> None:
     group.add_argument("--mem", type=float, metavar="GB",
                        help="memory for all (default: 90 %% of what is granted)")  # fmt: skip
     group.add_argument("--low-mem", action="store_true",
-                       help="step by step and in small blocks: slower, the same numbers")  # fmt: skip
+                       help="step by step, in small blocks: slower, same numbers")  # fmt: skip
     group.add_argument("--device", default="auto", metavar="DEV",
                        help="auto, cpu, cuda, cuda:N or mps (default: auto)")  # fmt: skip
     group.add_argument("--n-gpus", type=_positive, metavar="N",
