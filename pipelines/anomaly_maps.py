@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from models.anomaly.scores import PersonMaps, abnormal_percent
+from models.anomaly.scores import PersonMaps
 from models.grids import Grid
 from pipelines.derivatives import (
     SPACE,
@@ -137,7 +137,7 @@ def _mask(
     inside = names.volume(maps.abnormal) > 0
     write_nifti(file, inside, names.grid.affine, template=True)
     what = {
-        "Description": "Voxels whose error is above the threshold in more than half of the splits",
+        "Description": "Voxels above the threshold in more than half of the splits",
         "Type": "ROI",
         "Model": names.model,
         **grid_sidecar(names.grid),
@@ -175,12 +175,12 @@ def _regions(maps: PersonMaps, names: AnomalyNames, regions: Regions) -> pd.Data
     labels, scored = regions.labels[names.brain], np.isfinite(maps.error)
     rows = []
     for index, name in regions.atlas.labels.itertuples(index=False):
-        inside = {name: labels == index}
-        count = int((inside[name] & scored).sum())
-        share = abnormal_percent(maps.abnormal, scored, inside)[name]
-        mean = float(maps.z[inside[name] & scored].mean()) if count else np.nan
-        rows.append((name, share, "region", index, count, mean))
-    return pd.DataFrame(rows, columns=["name", "percent", "kind", "index", "voxels", "mean_z"])
+        here = (labels == index) & scored
+        count = int(here.sum())
+        share, z = (float(one[here].mean()) if count else np.nan for one in (maps.share, maps.z))
+        rows.append((name, 100 * share, "region", index, count, z))
+    columns = ["name", "percent", "kind", "index", "voxels", "mean_z"]
+    return pd.DataFrame(rows, columns=columns).astype({"index": "Int64", "voxels": "Int64"})
 
 
 def _figure(

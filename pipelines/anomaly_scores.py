@@ -62,14 +62,12 @@ def differences(per_split: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     methods = list(dict.fromkeys(per_split["method"]))
-    wide = per_split.pivot_table(
-        index=["roi", "split"], columns="method", values=list(COMPARED), sort=False
-    )
+    wide = per_split.pivot(index=["roi", "split"], columns="method", values=list(COMPARED))
     for first, second in combinations(methods, 2):
         for roi in dict.fromkeys(per_split["roi"]):
             row: dict[str, object] = {"first": first, "second": second, "roi": roi}
             for name in COMPARED:
-                found = wide[name].reindex(columns=methods)
+                found = wide[name]
                 found = found[found.index.get_level_values("roi") == roi]
                 gap = (found[first] - found[second]).dropna()
                 row["splits"] = len(gap)

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 MEASURES = ("error", "z")
 FLOOR = 0.1  # quantile of the standard deviations that smaller ones are raised to
+TINY = float(np.finfo(np.float32).tiny)
 HALVINGS = 50  # random halves of the people, for the threshold that is fixed on others
 
 
@@ -58,7 +59,8 @@ class Normal:
         The smallest tenth of the deviations is raised to its upper end: a voxel where the
         controls happen to agree would otherwise be abnormal in everybody.
         """
-        return (error - self.mean) / np.maximum(self.sd, np.nanquantile(self.sd, FLOOR))
+        floor = max(float(np.nanquantile(self.sd, FLOOR)), TINY)
+        return (error - self.mean) / np.maximum(self.sd, floor)
 
     def abnormal(self, error: np.ndarray) -> np.ndarray:
         """Bool: whether errors, or their z, are above the threshold; False where they are NaN."""
@@ -111,7 +113,7 @@ def _others_z(errors: np.ndarray) -> np.ndarray:
     rest = ((n - 1) * variance - n / (n - 1) * away**2) / (n - 2)
     sd = np.sqrt(np.maximum(rest, 0))
     floor = np.quantile(sd, FLOOR, axis=1, keepdims=True)
-    return n / (n - 1) * away / np.maximum(sd, np.maximum(floor, np.finfo(np.float32).tiny))
+    return n / (n - 1) * away / np.maximum(sd, np.maximum(floor, TINY))
 
 
 def abnormal_percent(
@@ -249,15 +251,20 @@ class PersonMaps:
         And the absolute error of each channel.
     error, z : (voxels,) float32 array
         Joint error, and the same against the training controls.
-    abnormal : (voxels,) bool array
-        Above the threshold in more than half of the splits.
+    share : (voxels,) float32 array
+        Of the splits in which the voxel is above the threshold.
     """
 
     reconstruction: np.ndarray
     absolute: np.ndarray
     error: np.ndarray
     z: np.ndarray
-    abnormal: np.ndarray
+    share: np.ndarray
+
+    @property
+    def abnormal(self) -> np.ndarray:
+        """(voxels,) bool: above the threshold in more than half of the splits."""
+        return self.share > 0.5
 
     @classmethod
     def over(cls, image: np.ndarray, splits: Iterable[tuple[np.ndarray, Normal]]) -> "PersonMaps":
@@ -280,4 +287,4 @@ class PersonMaps:
         if not count:
             raise ValueError("no split may judge this person")
         reconstruction, absolute, error, z, share = (total / count for total in sums)
-        return cls(reconstruction, absolute, error, z, share > 0.5)
+        return cls(reconstruction, absolute, error, z, share)

@@ -39,6 +39,9 @@ def test_normal_errors_and_what_is_abnormal():
     assert np.isnan(z[:, 7]).all()
     with pytest.raises(ValueError, match="two controls"):
         scores.normal_errors(errors[:1], 0.9)
+    alike = scores.normal_errors(np.full((4, 9), 0.5, np.float32), 0.9)  # no spread anywhere
+    assert (alike.z(np.full(9, 0.5, np.float32)) == 0).all()
+    assert np.isfinite(alike.z(np.full(9, 0.6, np.float32))).all()
 
 
 def test_z_of_training_controls_are_by_the_others():

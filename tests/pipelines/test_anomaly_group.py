@@ -161,6 +161,18 @@ def test_auto_encoders_are_compared_within_splits():
     assert found.loc["putamen", "splits"] == 2
 
 
+def test_one_patient_leaves_the_held_out_scores_empty():
+    table = percentages()
+    table = table[~table["positive"] | (table["participant_id"] == "sub-06")]
+    found = differences(split_scores(table))
+    assert found["gmean"].notna().all()
+    assert found["gmean_held_out"].isna().all()
+    regions = with_intervals(summary(split_scores(table)), people_table(table, ("HC", "PD")), "PD")
+    assert regions["gmean_held_out"].isna().all()
+    assert regions["people_auc"].notna().all()
+    assert len(anomaly_charts.gmeans(regions).axes) == 1
+
+
 def test_people_count_by_the_splits_that_left_them_out():
     table = percentages()
     people = people_table(table, ("HC", "PD"))
