@@ -88,23 +88,26 @@ def people_table(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     return found[["participant_id", "session_id", "label", *KEYS, "percent", "splits"]]
 
 
-def false_alarms(table: pd.DataFrame, quantile: float) -> pd.DataFrame:
+def false_alarms(percents: pd.DataFrame, quantile: float) -> pd.DataFrame:
     """What share of the controls' whole brain is called abnormal.
 
     Returns
     -------
     pandas.DataFrame
-        method, role ("train", "test"), people (over all splits), percent, sd (between people),
-        expected: what the quantile promises of the training controls together; NaN of one-class
-        machines.
+        method, role ("train", "test"), people, maps (one of each person in each split), percent
+        (mean over the maps), sd (between people), expected: what the quantile promises of the
+        training controls together; NaN of one-class machines.
     """
-    whole = table["roi"].iloc[0]
-    controls = table[~table["positive"].astype(bool) & (table["roi"] == whole)]
-    found = controls.groupby(["method", "role"], sort=False)["percent"]
-    rows = found.agg(["count", "mean", "std"]).reset_index()
-    rows = rows.rename(columns={"count": "people", "mean": "percent", "std": "sd"})
-    bound = ~rows["method"].str.endswith(ONE_CLASS)
-    return rows.assign(expected=np.where(bound, 100 * (1 - quantile), np.nan))
+    of_controls = ~percents["positive"].astype(bool)
+    controls = percents[of_controls & (percents["roi"] == percents["roi"].iloc[0])]
+    keys, rows = ["method", "role"], []
+    for (method, role), part in controls.groupby(keys, sort=False):
+        each = part.groupby("participant_id")["percent"].mean()
+        mean, count = float(part["percent"].mean()), int(part["percent"].count())
+        rows.append((method, role, int(each.count()), count, mean, float(each.std())))
+    table = pd.DataFrame(rows, columns=[*keys, "people", "maps", "percent", "sd"])
+    bound = ~table["method"].str.endswith(ONE_CLASS)
+    return table.assign(expected=np.where(bound, 100 * (1 - quantile), np.nan))
 
 
 def with_intervals(regions: pd.DataFrame, people: pd.DataFrame, positive: str) -> pd.DataFrame:

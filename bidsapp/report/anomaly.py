@@ -26,6 +26,7 @@ NO_BETTER = (
     "No auto-encoder tells patients from controls by the whole brain better than chance (the "
     "interval of its area under the curve holds 0.5). Maps and regions below may show nothing."
 )
+UNKNOWN = "–"
 TABLES = ("regions", "differences", "people", "controls")
 _SAME = ("ses", "mod", "model", "method")
 
@@ -131,8 +132,7 @@ def _statements(tables: Mapping[str, pd.DataFrame], card: Mapping[str, Any]) -> 
         better = row.people_auc_low > 0.5
         said.append(
             Statement(
-                f"{row.method}, whole brain: area under the curve {row.people_auc:.2f} "
-                f"({row.people_auc_low:.2f} to {row.people_auc_high:.2f}); g-mean "
+                f"{row.method}, whole brain: area under the curve {_area(row)}; g-mean "
                 f"{_spread(row.gmean, row.gmean_sd)} with the best threshold (optimistic), "
                 f"{_spread(row.gmean_held_out, row.gmean_held_out_sd)} with a held-out one.",
                 "good" if better else "attention",
@@ -142,7 +142,17 @@ def _statements(tables: Mapping[str, pd.DataFrame], card: Mapping[str, Any]) -> 
 
 
 def _spread(mean: float, sd: float) -> str:
+    if pd.isna(mean):
+        return UNKNOWN
     return f"{mean:.2f}" if pd.isna(sd) else f"{mean:.2f} ± {sd:.2f}"
+
+
+def _area(row: Any) -> str:
+    """Area under the curve over people, with its interval where there is one."""
+    if pd.isna(row.people_auc):
+        return UNKNOWN
+    low, high = row.people_auc_low, row.people_auc_high
+    return f"{row.people_auc:.2f}" + ("" if pd.isna(low) else f" ({low:.2f} to {high:.2f})")
 
 
 def _false_alarms(controls: pd.DataFrame, card: Mapping[str, Any]) -> list[Statement]:
@@ -169,7 +179,7 @@ def _score_tables(regions: pd.DataFrame) -> list[Table]:
                 _spread(row.sensitivity, row.sensitivity_sd),
                 _spread(row.specificity, row.specificity_sd),
                 _spread(row.auc, row.auc_sd),
-                f"{row.people_auc:.2f} ({row.people_auc_low:.2f} to {row.people_auc_high:.2f})",
+                _area(row),
             ]
             for row in part.itertuples()
         ]
@@ -222,7 +232,7 @@ def _difference_table(differences: pd.DataFrame) -> Table | None:
 def _signed(mean: float, sd: float) -> str:
     """A difference with its sign."""
     if pd.isna(mean):
-        return "–"
+        return UNKNOWN
     sign = wording.MINUS if mean < 0 else "+"
     return f"{sign}{_spread(abs(mean), sd)}"
 
@@ -235,9 +245,10 @@ def _alarm_table(controls: pd.DataFrame) -> Table | None:
     titles = {
         "method": "Auto-encoder",
         "role": "Controls",
-        "people": "Images",
+        "people": "People",
+        "maps": "Maps, one a split",
         "percent": "Abnormal voxels (%)",
-        "sd": "SD",
+        "sd": "SD between people",
         "expected": "Expected (%)",
     }
     return table_of(shown, "False alarms: the controls’ whole brains", titles=titles)

@@ -194,6 +194,14 @@ def test_false_alarms_are_counted_in_controls_alone():
     assert found.loc[("sae", "train"), "people"] == 6
     assert found.loc[("sae", "test"), "percent"] == pytest.approx(2.05, abs=0.05)
     assert found["expected"].iloc[0] == pytest.approx(2)
+    table = percentages()
+    again = false_alarms(pd.concat([table, table[table["split"] == 2].assign(split=3)]), 0.98)
+    assert set(again["people"]) == {6}
+    assert set(again["maps"]) == {9}
+    whole = table[~table["positive"] & (table["roi"] == "whole brain") & (table["method"] == "ae")]
+    left_out = whole[whole["role"] == "test"]
+    sd = again.set_index(["method", "role"]).loc[("ae", "test"), "sd"]
+    assert sd == pytest.approx(left_out["percent"].std())
 
 
 def test_charts_are_drawn_also_of_nothing():
