@@ -15,16 +15,20 @@ from pipelines.anomaly import AnomalyStudy
 from pipelines.detectors import new_detector
 from pipelines.preprocess.modality import Modality
 
+UNIT_SCALES = ("max", "minmax", "percentile")  # of models.volumes.INTENSITIES, those up to 1
+
 
 def check_recipe(settings: Settings, modality: Modality) -> None:
     """Refuse now what would fail after hours: options, the scale, images without a template."""
     recipe = settings.recipe
     for entry in recipe.autoencoder:
         new_detector(entry, recipe.preprocessing.network_grid.shape, modality.channels)
-    if recipe.preprocessing.intensity != "max":
+    # Maps of several parameters have units, by which they are scaled.
+    scales = ("max",) if modality.parameters else UNIT_SCALES
+    if recipe.preprocessing.intensity not in scales:
         raise InputError(
             f"[preprocessing] intensity = '{recipe.preprocessing.intensity}': auto-encoders give "
-            "back values in [0, 1]; use 'max'"
+            f"back values in [0, 1]; use {' or '.join(map(repr, scales))}"
         )
     if recipe.cohort.group:
         raise InputError(

@@ -76,6 +76,12 @@ def run_compared(settings: Settings, asked: str) -> int:
         raise InputError("--compare: give it without --reports-only and --boilerplate-only")
     key, variants = variants_of(settings, asked)
     for one in variants:
+        if one.settings.recipe.autoencoder:
+            raise InputError(
+                f"--compare {asked}: compares classifiers, and recipe {one.settings.recipe.name} "
+                "has [[autoencoder]]; name several [[autoencoder]] in one recipe, which are "
+                "compared split by split, or run it under two names"
+            )
         run.check_recipe(one.settings)
     failed = False
     if "participant" in settings.levels:
