@@ -53,6 +53,8 @@ class AnomalyStudy:
     one_class_stride : int
         Voxels between the places of the one-class machines; 0 for none.
     seed : int
+    matched : tuple of str
+        Columns of participants.tsv in which the parts of the controls are alike.
     """
 
     model: str
@@ -234,7 +236,7 @@ def init_detect_wf(
     ]
     making = fingerprint(model.card, [made_by(path) for path in files])
     for scan, registered in scans:
-        splits, known = model.unseen_folds(scan.participant)
+        splits, _ = model.unseen_folds(scan.participant)
         if not splits:
             continue  # run.py says so: every split trained on this person
         detect = pe.Node(
@@ -245,7 +247,6 @@ def init_detect_wf(
                 model=str(model.folder),
                 making=making,
                 splits=splits,
-                known=known,
                 device=device,
                 use_gpu=device != "cpu",
             ),

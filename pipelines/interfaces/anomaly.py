@@ -1,5 +1,6 @@
 """Interfaces of the anomaly detection: find the brain, learn controls, map people, compare."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -109,7 +110,8 @@ def check_scale(volume: np.ndarray, image: str | Path) -> None:
     if low < -SLACK or high > 1 + SLACK:
         raise InputError(
             f"{image}: its values run from {low:.3g} to {high:.3g} when scaled, and must lie in "
-            "[0, 1]; use [preprocessing] intensity = 'max'"
+            "[0, 1]; export it without negative values, or use [preprocessing] intensity = "
+            "'minmax'"
         )
     if not volume.any():
         raise InputError(f"{image}: is empty on the recipe's grid; look at its registration")
@@ -204,7 +206,8 @@ class LearnControls(SimpleInterface):
         given, cache = self.inputs, self._cache
         rows = rows_of(self._cohort, split.people("train"), "train")
         keys = [cache.keys[row] for row in rows]
-        this = fingerprint(REVISION, given.content_hash, keys, given.autoencoder, given.seed)
+        brain = hashlib.sha256(self._brain.tobytes()).hexdigest()  # of whom are called controls
+        this = fingerprint(REVISION, given.content_hash, brain, keys, given.autoencoder, given.seed)
         seed = given.seed + split.number
         torch.manual_seed(seed)
         network = new_detector(given.autoencoder, cache.grid.shape, cache.volumes.shape[1])
@@ -636,7 +639,6 @@ class DetectPersonInputSpec(BaseInterfaceInputSpec):
     model = traits.Str(mandatory=True, desc="folder of the stored model")
     making = traits.Str(mandatory=True, desc="fingerprint of its card and weights")
     splits = traits.List(traits.Int, mandatory=True, desc="those that did not train on the person")
-    known = traits.Bool(False, usedefault=True, desc="whether the person was in the cohort")
     device = traits.Str("cpu", usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
