@@ -142,6 +142,7 @@ def init_anomaly_wf(
         LearnControls(
             quantile=study.quantile,
             measure=study.measure,
+            least_voxels=study.least_voxels,
             one_class_stride=study.one_class_stride,
             seed=study.seed,
             stored=str(output_dir),

@@ -20,30 +20,33 @@ def split_scores(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     Parameters
     ----------
     table : pandas.DataFrame
-        participant_id, positive (bool), role, split, method, roi, percent; one image a person.
+        participant_id, positive (bool), role, split, method, roi, voxels (that are scored),
+        percent; one image a person.
     seed : int
         Of the halves that thresholds are held out by.
 
     Returns
     -------
     pandas.DataFrame
-        method, roi, split, controls, patients, then `models.anomaly.scores.SCORES`.
+        method, roi, split, voxels, controls, patients, then `models.anomaly.scores.SCORES`.
     """
     tested = table[table["role"] == "test"]
     rows = []
     for (method, roi, split), part in tested.groupby([*KEYS, "split"], sort=False):
         positive = part["positive"].to_numpy(bool)
         found = region_scores(part["percent"].to_numpy(float), positive, seed + int(split))
-        counts = {"controls": int((~positive).sum()), "patients": int(positive.sum())}
+        counts = {"voxels": int(part["voxels"].iloc[0])}
+        counts |= {"controls": int((~positive).sum()), "patients": int(positive.sum())}
         rows.append({"method": method, "roi": roi, "split": split, **counts, **found})
     return pd.DataFrame(rows)
 
 
 def summary(per_split: pd.DataFrame) -> pd.DataFrame:
-    """Mean and SD over the splits: method, roi, splits, then ``<score>`` and ``<score>_sd``."""
+    """Mean and SD over the splits: method, roi, voxels, splits, and ``<score>``, ``<score>_sd``."""
     rows = []
     for (method, roi), part in per_split.groupby(KEYS, sort=False):
-        row = {"method": method, "roi": roi, "splits": int(part["gmean"].notna().sum())}
+        row = {"method": method, "roi": roi, "voxels": int(part["voxels"].iloc[0])}
+        row["splits"] = int(part["gmean"].notna().sum())
         for name in SCORES:
             row[name], row[f"{name}_sd"] = over_splits(part[name].tolist())
         rows.append(row)

@@ -174,6 +174,7 @@ def _score_tables(regions: pd.DataFrame) -> list[Table]:
         rows = [
             [
                 str(row.roi),
+                str(row.voxels),
                 _spread(row.gmean, row.gmean_sd),
                 _spread(row.gmean_held_out, row.gmean_held_out_sd),
                 _spread(row.sensitivity, row.sensitivity_sd),
@@ -190,6 +191,7 @@ def _score_tables(regions: pd.DataFrame) -> list[Table]:
                 "over people with its 95 % interval",
                 (
                     "Region",
+                    "Voxels scored",
                     "g-mean, best threshold",
                     "g-mean, held out",
                     "Sensitivity (best)",
@@ -198,7 +200,7 @@ def _score_tables(regions: pd.DataFrame) -> list[Table]:
                     "AUC of people",
                 ),
                 rows,
-                [False, *[True] * 6],
+                [False, *[True] * 7],
                 list(part["people_auc_low"] > 0.5),
             )
         )

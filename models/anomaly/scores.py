@@ -117,20 +117,26 @@ def _others_z(errors: np.ndarray) -> np.ndarray:
 
 
 def abnormal_percent(
-    abnormal: np.ndarray, scored: np.ndarray, regions: Mapping[str, np.ndarray]
+    abnormal: np.ndarray,
+    scored: np.ndarray,
+    regions: Mapping[str, np.ndarray],
+    *,
+    least: int = 1,
 ) -> dict[str, float]:
-    """Percentage of the scored voxels of each region that are abnormal; NaN without any.
+    """Percentage of the scored voxels of each region that are abnormal.
 
     Parameters
     ----------
     abnormal, scored : (voxels,) bool array
     regions : mapping of str to (voxels,) bool array
+    least : int
+        Scored voxels that a region must have; NaN where it has fewer.
     """
     found = {}
     for name, region in regions.items():
         count = int((region & scored).sum())
         hits = int((region & scored & abnormal).sum())
-        found[name] = 100 * hits / count if count else float("nan")
+        found[name] = 100 * hits / count if count >= max(least, 1) else float("nan")
     return found
 
 

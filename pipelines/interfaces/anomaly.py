@@ -130,6 +130,7 @@ class LearnControlsInputSpec(_SharedInputSpec):
     autoencoder = traits.Dict(mandatory=True, desc="name, method, options")
     quantile = traits.Float(mandatory=True)
     measure = traits.Str("error", usedefault=True, desc="what the quantile is of: error or z")
+    least_voxels = traits.Int(1, usedefault=True, desc="scored voxels that a region must have")
     one_class_stride = traits.Int(0, usedefault=True, desc="voxels between places; 0 for none")
     seed = traits.Int(mandatory=True)
     stored = traits.Str("", usedefault=True, desc="output folder that may hold this training")
@@ -289,6 +290,7 @@ class LearnControls(SimpleInterface):
         abnormal: np.ndarray,
         scored: np.ndarray,
         regions: Mapping[str, np.ndarray],
+        least: int | None = None,
     ) -> list[dict[str, Any]]:
         from models.anomaly.scores import abnormal_percent
 
@@ -302,8 +304,12 @@ class LearnControls(SimpleInterface):
             "split": split.number,
             "method": method,
         }
-        percent = abnormal_percent(abnormal, scored, regions)
-        return [shared | {"roi": roi, "percent": value} for roi, value in percent.items()]
+        least = self.inputs.least_voxels if least is None else least
+        percent = abnormal_percent(abnormal, scored, regions, least=least)
+        return [
+            shared | {"roi": roi, "voxels": int((regions[roi] & scored).sum()), "percent": value}
+            for roi, value in percent.items()
+        ]
 
     def _one_class(
         self,
@@ -336,7 +342,7 @@ class LearnControls(SimpleInterface):
         everywhere = np.ones(int(places.sum()), bool)
         rows = []
         for row, one in zip(judged, outside, strict=True):
-            rows += self._rows(split, row, name, one, everywhere, inside)
+            rows += self._rows(split, row, name, one, everywhere, inside, least=1)  # places
         return rows
 
 
@@ -602,6 +608,8 @@ COLUMNS = {
               "best for the very people it is scored on: optimistic, as in the publication"},
     "gmean_held_out": {"Description": "The same with the threshold chosen on the other half of the "
                        "people, mean over random halves"},
+    "voxels": {"Description": "Voxels of the region that are scored: some auto-encoders score the "
+               "slices around the middle of the brain only"},
     "auc": {"Description": "Area under the ROC curve of the percentage"},
     "percent": {"Description": "Voxels above the abnormality threshold", "Units": "%"},
 }  # fmt: skip
@@ -694,6 +702,7 @@ class DetectPerson(SimpleInterface):
             normal, error = model.normal(autoencoder, split), joint_error(image, made)
             found.append((split, made, normal))
             scored = np.isfinite(error)
-            percents.append(abnormal_percent(normal.abnormal(error), scored, rois))
+            least = model.card["LeastVoxels"]
+            percents.append(abnormal_percent(normal.abnormal(error), scored, rois, least=least))
         mean = pd.DataFrame(percents).mean()
         return _person_maps(image, found), {str(k): float(v) for k, v in mean.items()}

@@ -11,7 +11,7 @@ def regions(**known):
     """One row of the table of regions; what is not known is NaN."""
     names = [*SCORES, *(f"{one}_sd" for one in SCORES)]
     areas = ("people_auc", "people_auc_low", "people_auc_high")
-    row = {"method": "ae", "roi": "whole brain", "splits": 2} | dict.fromkeys(
+    row = {"method": "ae", "roi": "whole brain", "voxels": 5, "splits": 2} | dict.fromkeys(
         [*names, *areas], np.nan
     )
     return pd.DataFrame([row | known])
@@ -26,7 +26,7 @@ def test_scores_that_could_not_be_had_are_not_written_as_nan():
     cells = anomaly._score_tables(table)[0].rows[0]
     for text in (*said, *map(str, cells)):
         assert "nan" not in text.split(), text
-    assert cells[2] == anomaly.UNKNOWN
+    assert cells[3] == anomaly.UNKNOWN
 
 
 def test_an_area_is_told_with_its_interval():

@@ -84,6 +84,9 @@ def test_percentages_count_scored_voxels_only():
     assert found["whole"] == 50
     assert found["left"] == pytest.approx(100 / 3)
     assert np.isnan(found["nowhere"])
+    found = scores.abnormal_percent(abnormal, scored, regions, least=4)
+    assert found["whole"] == 50
+    assert np.isnan([found["left"], found["nowhere"]]).all()  # three scored voxels, none
 
 
 percents = st.lists(st.integers(0, 12), min_size=4, max_size=20)

@@ -123,13 +123,32 @@ def percentages():
             patient, left_out = number >= 6, number % 2 == split % 2
             role = "test" if patient or left_out else "train"
             for method in ("ae", "sae"):
-                for roi in ("whole brain", "putamen"):
+                for roi, voxels in (("whole brain", 900), ("putamen", 40 + 2 * (method == "ae"))):
                     gain = 5.0 if patient and roi == "putamen" and method == "sae" else 0.0
                     percent = 2 + 0.1 * rng.random() + gain
                     rows.append(
-                        (f"sub-{number:02d}", "", patient, role, split, method, roi, percent)
+                        (
+                            f"sub-{number:02d}",
+                            "",
+                            patient,
+                            role,
+                            split,
+                            method,
+                            roi,
+                            voxels,
+                            percent,
+                        )
                     )
-    columns = ["participant_id", "session_id", "positive", "role", "split", "method", "roi"]
+    columns = [
+        "participant_id",
+        "session_id",
+        "positive",
+        "role",
+        "split",
+        "method",
+        "roi",
+        "voxels",
+    ]
     return pd.DataFrame(rows, columns=[*columns, "percent"])
 
 
@@ -147,6 +166,8 @@ def test_scores_of_splits_and_their_summary():
     assert regions.loc[("ae", "putamen"), "gmean"] == pytest.approx(by_hand.mean())
     assert regions.loc[("ae", "putamen"), "gmean_sd"] == pytest.approx(by_hand.std())
     assert {*SCORES} <= set(regions.columns)
+    assert regions.loc[("ae", "putamen"), "voxels"] == 42
+    assert best["voxels"] == 40
 
 
 def test_auto_encoders_are_compared_within_splits():
@@ -171,6 +192,20 @@ def test_one_patient_leaves_the_held_out_scores_empty():
     assert regions["gmean_held_out"].isna().all()
     assert regions["people_auc"].notna().all()
     assert len(anomaly_charts.gmeans(regions).axes) == 1
+
+
+def test_a_region_that_one_auto_encoder_does_not_score_stays_empty():
+    table = percentages()
+    table.loc[(table["method"] == "ae") & (table["roi"] == "putamen"), "percent"] = np.nan
+    scores = split_scores(table)
+    regions = with_intervals(summary(scores), people_table(table, ("HC", "PD")), "PD")
+    row = regions.set_index(["method", "roi"]).loc[("ae", "putamen")]
+    assert row.drop(["voxels", "splits"]).isna().all()
+    assert row["splits"] == 0
+    found = differences(scores).set_index("roi")
+    assert found.loc["putamen", "splits"] == 0
+    assert found.loc["whole brain", "splits"] == 2
+    assert len(anomaly_charts.percentages(table[table["method"] == "ae"], ("HC", "PD")).axes) == 2
 
 
 def test_people_count_by_the_splits_that_left_them_out():

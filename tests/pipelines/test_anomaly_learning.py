@@ -57,6 +57,9 @@ def test_patients_and_left_out_controls_are_judged_by_what_others_taught(learn):
     assert table.groupby("role")["participant_id"].apply(sorted).to_dict() == {
         "train": ["sub-01", "sub-02", "sub-03", "sub-04"], "test": ["sub-05", "sub-06"]
     }  # fmt: skip
+    assert set(table["voxels"]) == {12 * 14 * 4}  # of eight slices, four are learnt and scored
+    fewer = pd.read_csv(learn(whole(), least_voxels=12 * 14 * 4 + 1).scores, sep="\t")
+    assert fewer["percent"].isna().all()
     # The quantile is that of the training controls, so that it holds of them together.
     assert table.loc[table["role"] == "train", "percent"].mean() == pytest.approx(10, abs=0.1)
 
