@@ -42,7 +42,7 @@ from pipelines.derivatives import (
     write_table,
     write_text,
 )
-from pipelines.detectors import StoredDetectors, is_anomaly
+from pipelines.detectors import StoredDetectors, is_anomaly, judged_by
 from pipelines.execution import Failure, Resources, run_workflow
 from pipelines.explain import init_explain_wf
 from pipelines.group import Study, init_group_wf
@@ -519,10 +519,10 @@ def _run_group(
     write_table(table, cohort.rows)
     build = _anomaly_workflow if settings.recipe.autoencoder else _group_workflow
     workflow = build(settings, name, table, splits, diary)
-    before, began = stored_folds(settings.output_dir, name), time()
+    before, began = _basis(settings.output_dir, name), time()
     diary.fail(execute(workflow, settings, "group"))
     # The same folds again: what they explained since, new people above all, still holds.
-    if not diary.failures and stored_folds(settings.output_dir, name) != before:
+    if not diary.failures and _basis(settings.output_dir, name) != before:
         removed = remove_older(settings.output_dir, name, began)
         if removed:
             tell(f"{removed} files that earlier runs of model {name} left were removed")
@@ -535,6 +535,11 @@ def _run_group(
     diary.write(settings.output_dir / "logs/group.json")
     _write_methods(settings, diary)
     _group_pages(settings.output_dir, name)
+
+
+def _basis(output_dir: Path, model: str) -> tuple[Any, ...]:
+    """What the maps of new people rest on: weights, and what errors are judged by."""
+    return stored_folds(output_dir, model), judged_by(output_dir, model)
 
 
 def _group_workflow(

@@ -1,5 +1,6 @@
 """Stored anomaly models: several auto-encoders per split, and what errors are normal."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +16,11 @@ from torch import nn
 from models.anomaly import build
 from models.anomaly.scores import Normal
 from pipelines.images import read_nifti
-from pipelines.stored_models import StoredModel, model_folder
+from pipelines.stored_models import StoredModel, model_file, model_folder
 
 KIND = "anomaly"  # of a model card
+# Of a model card: what else than weights decides somebody's maps and percentages.
+JUDGED_BY = ("Autoencoders", "Folds", "Quantile", "Measure", "Atlas", "Nuclei", "LeastVoxels")
 
 
 def detector_file(
@@ -82,6 +85,13 @@ class StoredDetectors(StoredModel):
     def normal(self, autoencoder: Mapping[str, Any], split: int) -> Normal:
         """What errors are normal in a split."""
         return load_normal(self.file(autoencoder["name"], "normal", split))
+
+
+def judged_by(output_dir: Path, model: str) -> dict[str, Any]:
+    """What a stored anomaly model judges errors by; empty for any other model, or none."""
+    path = output_dir / model_file(model, "modelcard", ".json")
+    card = json.loads(path.read_text()) if path.exists() else {}
+    return {key: card.get(key) for key in JUDGED_BY} if card.get("Kind") == KIND else {}
 
 
 def is_anomaly(model: StoredModel) -> bool:

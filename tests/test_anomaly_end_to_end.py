@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +15,7 @@ import pytest
 
 from bidsapp import demo_maps, score
 from bidsapp.score_anomaly import models
-from pipelines.stored_models import StoredModel
+from pipelines.stored_models import StoredModel, made_by
 
 RECIPE = """\
 name = "tiny-anomaly"
@@ -210,6 +211,29 @@ def test_scores_against_the_truth(run):
     assert found["controls"]["sae"]["expected"] == pytest.approx(2)
     assert set(found["requirements"]) == {one.name for one in score.ANOMALY_REQUIREMENTS}
     assert "sae" in score.score_table(found)
+
+
+def test_maps_that_another_threshold_or_auto_encoder_made_go(run, tmp_path):
+    _, out, call, _ = run
+    call("participant", "--participant-label", "10")
+    assert images(out, "10", "z", "ae")
+    for path in out.rglob("*"):  # as if all of this had been a minute ago
+        os.utime(path, (time.time() - 60,) * 2)
+    before = {path.name: made_by(path) for path in out.glob("models/*/*-sae_weights.safetensors")}
+    sae = RECIPE[RECIPE.rindex("[[autoencoder]]") :]
+    (tmp_path / "other.toml").write_text("[anomaly]\nquantile = 0.9\n" + sae)
+    assert call("group", "--config-file", tmp_path / "other.toml").code == 0
+    after = {path.name: made_by(path) for path in out.glob("models/*/*_weights.safetensors")}
+    assert after == before  # nothing was learnt again
+    # Nobody of the cohort asked for the map of sub-10: by the old threshold, it is no longer right.
+    assert not images(out, "10", "z")
+    assert not images(out, "01", "z", "ae")
+    sidecars = [json.loads(path.read_text()) for path in out.glob("sub-*/dwi/*_anomalymap.json")]
+    assert {one["ThresholdQuantile"] for one in sidecars} == {0.9}
+    assert not list(out.glob("sub-10/dwi/*label-anomaly*"))
+    again = call("participant", "--participant-label", "10")
+    assert again.code == 0, again.said
+    assert len(images(out, "10", "z")) == 1
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ class Current:
             negative, positive = classes
             allowed["target"] = frozenset([positive])
             allowed["contrast"] = frozenset([_contrast(card) or f"{positive}Minus{negative}"])
-        if "Attributions" in card:
-            entries = [one for one in _listed(card["Attributions"]) if isinstance(one, Mapping)]
+        for methods in {"Attributions", "Autoencoders"} & set(card):
+            entries = [one for one in _listed(card[methods]) if isinstance(one, Mapping)]
             allowed["method"] = frozenset(str(one.get("name")) for one in entries)
         grid = card.get("Grid")
         if isinstance(grid, Mapping) and grid.get("name"):

@@ -608,8 +608,8 @@ COLUMNS = {
               "best for the very people it is scored on: optimistic, as in the publication"},
     "gmean_held_out": {"Description": "The same with the threshold chosen on the other half of the "
                        "people, mean over random halves"},
-    "voxels": {"Description": "Voxels of the region that are scored: some auto-encoders score the "
-               "slices around the middle of the brain only"},
+    "voxels": {"Description": "Voxels of the region that are scored (of one-class machines, their "
+               "places); auto-encoders of slices score those around the middle of the brain only"},
     "auc": {"Description": "Area under the ROC curve of the percentage"},
     "percent": {"Description": "Voxels above the abnormality threshold", "Units": "%"},
 }  # fmt: skip
