@@ -40,6 +40,11 @@ def check_recipe(settings: Settings, modality: Modality) -> None:
             "[harmonisation]: harmonised values leave [0, 1], which auto-encoders give back; "
             "leave it out"
         )
+    if recipe.preprocessing.mirror or recipe.preprocessing.mask.regions:
+        raise InputError(
+            "[preprocessing] mirror, mask: auto-encoders see left as left, and the whole brain; "
+            "leave them out"
+        )
     if recipe.preprocessing.registration == "none":
         raise InputError(
             "[preprocessing] registration = 'none': anomalies are errors at one place of many "

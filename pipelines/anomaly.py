@@ -128,6 +128,7 @@ def init_anomaly_wf(
             grid=dict(study.grid),
             modality=study.modality,
             intensity=study.intensity,
+            model=study.model,
         ),
         name="pack",
     )
@@ -149,7 +150,7 @@ def init_anomaly_wf(
             force=force,
             device=device,
             use_gpu=device != "cpu",
-            **shared,
+            model=study.model,
         ),
         iterfield=["split", "autoencoder"],
         name="learn",
@@ -181,7 +182,7 @@ def init_anomaly_wf(
         ),
         name="compare",
     )
-    found = pe.Node(niu.Merge(2), name="found")
+    found = pe.Node(niu.Merge(3), name="found")
     gather = pe.Node(niu.Merge(2), name="gather")  # the model card is written after the weights
     save_model, save_maps = (
         pe.Node(
@@ -197,7 +198,9 @@ def init_anomaly_wf(
     workflow = pe.Workflow(f"anomaly_{study.model}", base_dir=str(work_dir))
     workflow.connect(
         [
-            *[(pack, node, cached) for node in (brain, learn, people, compare)],
+            *[(pack, node, cached) for node in (brain, people, compare)],
+            (pack, learn, [*cached, ("cohort", "cohort")]),  # equal sessions train once
+            (pack, found, [("products", "in3")]),
             *[(brain, node, where) for node in (learn, compare)],
             (brain, people, [("brain", "brain")]),
             (learn, people, judged),

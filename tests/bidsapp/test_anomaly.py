@@ -56,6 +56,8 @@ def test_scales_within_0_and_1_are_taken(tmp_path, recipe, intensity, taken):
     ("tables", "said"),
     [
         ({"cohort": {"group": "family"}}, "do not keep families together"),
+        ({"preprocessing": {"mirror": True}}, "left as left"),
+        ({"preprocessing": {"mask": {"regions": ["Putamen_L"]}}}, "the whole brain"),
         ({"preprocessing": {"registration": "none"}}, "registration = 'none'"),
     ],
 )

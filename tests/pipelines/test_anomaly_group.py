@@ -24,7 +24,7 @@ from pipelines.interfaces.anomaly import check_scale
 
 # node: the nodes that it feeds
 SKELETON = {
-    "pack": {"brain", "learn", "people", "compare"},
+    "pack": {"brain", "learn", "people", "compare", "found"},
     "brain": {"learn", "people", "compare", "found"},
     "learn": {"people", "compare", "found"},
     "people": {"save_maps"},
@@ -81,6 +81,14 @@ def test_what_a_node_is_fed_is_its_own(workflow):
         fields = target.inputs.copyable_trait_names()
         for _, field in edge["connect"]:
             assert field in fields or target.name in ("found", "gather"), (source.name, field)
+
+
+def test_equal_sessions_train_once_and_are_told_of(workflow):
+    pack, learn, found = (workflow.get_node(name) for name in ("pack", "learn", "found"))
+    edges = workflow._graph
+    assert ("cohort", "cohort") in edges.get_edge_data(pack, learn)["connect"]
+    assert ("products", "in3") in edges.get_edge_data(pack, found)["connect"]
+    assert pack.inputs.model == "tiny"
 
 
 def test_the_card_is_written_after_the_weights(workflow):
