@@ -72,7 +72,8 @@ def _what(root: Parser) -> None:
     group.add_argument(
         "--modality",
         metavar="SUFFIX",
-        help="T1w, spect: which images to use (default: the recipe's, or the first that is there)",
+        help="T1w, FLAIR, dwi, spect: which images to use (default: the recipe's, or the first "
+        "that is there)",
     )
     group.add_argument(
         "--list-recipes", action=ListRecipes, nargs=0, help="name the shipped recipes"

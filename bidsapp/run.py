@@ -85,6 +85,7 @@ FITTING = (
     ("preprocessing", "denoise"),
     ("preprocessing", "lesions"),
     ("preprocessing", "spect"),
+    ("preprocessing", "dwi"),
 )
 
 

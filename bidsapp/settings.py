@@ -19,6 +19,7 @@ from models.training.transfer import Transfer
 from models.volumes import INTENSITIES
 from pipelines.baselines import BASELINES, BaselineOptions
 from pipelines.choices import JACOBIAN
+from pipelines.diffusion_options import Diffusion
 from pipelines.harmonisation import METHODS, HarmonisationOptions
 from pipelines.preprocess import MODALITIES, REGISTRATIONS
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
@@ -70,6 +71,7 @@ class Preprocessing:
     mask: Mask = field(default_factory=Mask)
     mirror: bool = False
     spect: Spect = field(default_factory=Spect)
+    dwi: Diffusion = field(default_factory=Diffusion)
 
     def __post_init__(self) -> None:
         _one_of("[preprocessing] lesions", self.lesions, LESIONS)

@@ -871,3 +871,30 @@ def _with_r(related: pd.DataFrame, cluster: str, group: str) -> str:
         return group
     found = related[(related["cluster"] == cluster) & (related["group"] == group)]
     return f"{group}, r = {found['r'].iloc[0]:.2f}" if len(found) else group
+
+
+def head_motion(shifts_mm: NDArray, turns_degrees: NDArray, outliers: Sequence[int] = ()) -> Figure:
+    """Draw where the head was in each volume of a series; damaged volumes are marked.
+
+    Parameters
+    ----------
+    shifts_mm, turns_degrees : (n, 3) array
+        Along and about x, y and z of the image.
+    outliers : sequence of int
+        Numbers of the volumes, from 0.
+    """
+    figure, panels = _chart(8.0, 2.4, 2)
+    for axes, values, words in zip(
+        panels, (shifts_mm, turns_degrees), ("shift (mm)", "turn (degrees)"), strict=True
+    ):
+        for number in outliers:
+            axes.axvspan(number - 0.5, number + 0.5, color=CLASS_COLOURS[0], alpha=0.25, lw=0)
+        for values_of_axis, name, colour in zip(
+            np.asarray(values).T, "xyz", CLASS_COLOURS, strict=False
+        ):
+            axes.plot(values_of_axis, color=colour, lw=1.4, label=name)
+        axes.axhline(0, color=QUIET, lw=0.6)
+        axes.set(xlabel="volume", ylabel=words)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].legend(frameon=False, fontsize=8, ncols=3, loc="upper left")
+    return figure

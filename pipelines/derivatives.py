@@ -116,8 +116,8 @@ def sidecar_path(path: str | Path) -> Path:
 
 
 def has_sidecar(path: str | Path) -> bool:
-    """Whether a derivative is described by a .json; transforms and figures are not."""
-    return not str(path).endswith((".png", ".h5", ".mat"))
+    """Whether a derivative has a .json of its own; figures, transforms and .bval have none."""
+    return not str(path).endswith((".png", ".h5", ".mat", ".bval", ".bvec"))
 
 
 def read_sidecar(path: str | Path) -> dict[str, Any]:

@@ -622,6 +622,39 @@ def registration_overlay(
     return plot_slices(registered, contour=template, contour_levels=levels, title=title)
 
 
+def colour_directions(
+    anisotropy: Volume, directions: NDArray, *, title: str | None = None, n_slices: int = 7
+) -> Figure:
+    """Draw principal diffusion directions in colour, as bright as they are anisotropic.
+
+    Red runs left-right, green back-front and blue down-up (Pajevic and Pierpaoli 1999).
+
+    Parameters
+    ----------
+    anisotropy
+        Fractional anisotropy, (X, Y, Z), RAS+ axes.
+    directions : (X, Y, Z, 3) array
+        Unit vectors along the world axes; their sign does not matter.
+    """
+    brain = _canonical(anisotropy)
+    inside = brain.data > 0
+    view = _View(_box(inside, (2, 2, 2)), (0.0, 1.0))
+    figure, cells, _ = _mosaic_axes(brain, view, n_slices, title, with_bar=False)
+    rgb = np.clip(np.abs(directions) * brain.data[..., None] ** 0.8 * 1.25, 0, 1)
+    for axis, row in zip(_AXES, cells, strict=True):
+        spacing = max(1, round(4 / brain.voxel[axis]))
+        for axes, index in zip(row, _slice_indices(inside, axis, n_slices, spacing), strict=False):
+            axes.imshow(
+                _plane(rgb, axis, index),
+                origin="lower",
+                extent=_extent(brain, axis),
+                interpolation="bilinear",
+            )
+            _zoom(axes, brain, view.box, axis)
+            _annotate(axes, brain, axis, index)
+    return figure
+
+
 def transversal_display(
     volume: Volume, *, highest: float = 4.0, n_slices: int = 12, units: str = ""
 ) -> Figure:

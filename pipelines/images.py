@@ -108,6 +108,43 @@ def load_volume(path: str | Path, *, mean: bool = False) -> tuple[nib.Nifti1Imag
     return canonical, "".join(nib.aff2axcodes(image.affine)), notes
 
 
+def load_series(path: str | Path) -> tuple[nib.Nifti1Image, np.ndarray, list[str]]:
+    """Read one 4D scan, or say what is wrong with it.
+
+    Returns
+    -------
+    image : Nifti1Image
+        float32, (x, y, z, n), closest canonical axes (RAS+).
+    affine : (4, 4) array
+        Of the axes in the file, which tables beside it are along.
+    notes : list of str
+        Sentences about what had to be mended.
+
+    Raises
+    ------
+    models.errors.InputError
+        Not an image, truncated, 3D, empty, tiny, skewed, or without orientation.
+    """
+    image = _open(path)
+    if len(image.shape) != 4 or image.shape[3] < 2:
+        size = "x".join(map(str, image.shape))
+        raise InputError(
+            f"{path}: has {size} voxels; a series of volumes (4D) is needed, so give the whole "
+            "series, or leave this scan out by --bids-filter-file"
+        )
+    _check_geometry(path, image)
+    if _is_sheared(image.affine):
+        raise InputError(
+            f"{path}: the image axes are not at right angles, so that gradient directions along "
+            "them mean nothing; convert it again from the DICOM files"
+        )
+    data, notes = _finite(path, _stored(path, image))
+    if not np.any(data):
+        raise InputError(f"{path}: every voxel is 0; the image is empty, export it again")
+    canonical = nib.as_closest_canonical(nib.Nifti1Image(data, image.affine))
+    return canonical, image.affine, notes
+
+
 def _open(path: str | Path) -> Any:
     try:
         return nib.load(path)
@@ -125,24 +162,33 @@ def _voxels(path: str | Path, image: Any, mean: bool) -> tuple[np.ndarray, list[
             f"{path}: has {'x'.join(map(str, shape))} voxels; one 3D volume is needed, so name the "
             "right volume or average them first"
         )
-    try:
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except Exception as error:
-        raise InputError(
-            f"{path}: the voxels cannot be read, is the file cut short? ({error}); fetch it again"
-        ) from error
+    data = _stored(path, image)
     notes = []
     data = data.reshape(*shape[:3], several)
     if several > 1:
         notes.append(f"the series of {several} volumes was averaged over time")
     data = data.mean(axis=3, dtype=np.float32) if several > 1 else data[..., 0]
+    data, mended = _finite(path, data)
+    return data, notes + mended
+
+
+def _stored(path: str | Path, image: Any) -> np.ndarray:
+    try:
+        return np.asarray(image.dataobj, dtype=np.float32)
+    except Exception as error:
+        raise InputError(
+            f"{path}: the voxels cannot be read, is the file cut short? ({error}); fetch it again"
+        ) from error
+
+
+def _finite(path: str | Path, data: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The voxels with 0 for what is no number, and a sentence about it."""
     bad = ~np.isfinite(data)
     if bad.all():
         raise InputError(f"{path}: every voxel is NaN; export the image again")
-    if bad.any():
-        notes.append(f"{int(bad.sum())} NaN or infinite voxels were set to 0")
-        data = np.where(bad, 0, data)
-    return data, notes
+    if not bad.any():
+        return data, []
+    return np.where(bad, 0, data), [f"{int(bad.sum())} NaN or infinite voxels were set to 0"]
 
 
 def _check_geometry(path: str | Path, image: Any) -> None:
@@ -198,7 +244,7 @@ def network_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
     """
     image = read_nifti(path)
     stored = np.asarray(image.dataobj, np.float32)
-    affine = image.affine if in_template(image) else _whole_grid(image, path).affine
+    affine = image.affine if in_template(image) else whole_grid(image, path).affine
     data = to_grid(stored, affine, grid)
     # Smoothing before a coarser grid spreads the brain over its border: keep to the brain.
     inside = to_grid((stored != 0).astype(np.float32), affine, grid) >= 0.5
@@ -228,7 +274,7 @@ def input_affine(path: str | Path, grid: Grid) -> np.ndarray:
     image = read_nifti(path)
     if in_template(image):
         return grid.affine
-    return image.affine @ np.linalg.inv(_whole_grid(image, path).affine) @ grid.affine
+    return image.affine @ np.linalg.inv(whole_grid(image, path).affine) @ grid.affine
 
 
 def percent_cut(mask: str | Path, grid: Grid) -> float:
@@ -243,13 +289,13 @@ def percent_cut(mask: str | Path, grid: Grid) -> float:
     """
     image = read_nifti(mask)
     inside = np.asarray(image.dataobj) > 0
-    return 100 * share_outside(inside, _whole_grid(image, mask).affine, grid.affine, grid)
+    return 100 * share_outside(inside, whole_grid(image, mask).affine, grid.affine, grid)
 
 
-def _whole_grid(image: nib.Nifti1Image, path: str | Path) -> Grid:
+def whole_grid(image: nib.Nifti1Image, path: str | Path) -> Grid:
     """The grid of the whole template with the voxels of an image that lies on it unregistered."""
     grid = full_grid(round(float(np.mean(image.header.get_zooms()[:3])), 4))
-    if image.shape != grid.shape:
+    if image.shape[:3] != grid.shape:
         raise InputError(
             f"{path}: has {'x'.join(map(str, image.shape))} voxels, neither in template space nor "
             f"on its grid ({'x'.join(map(str, grid.shape))}); run the participant level again"

@@ -9,6 +9,22 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "application to epilepsy lesion screening. Medical Image Analysis 2020;60:101618.",
         _DOI + "10.1016/j.media.2019.101618",
     ),
+    "alexander2001": (
+        "Alexander DC, Pierpaoli C, Basser PJ, Gee JC. Spatial transformations of diffusion tensor "
+        "magnetic resonance images. IEEE Transactions on Medical Imaging 2001;20:1131–1139.",
+        _DOI + "10.1109/42.963816",
+    ),
+    "andersson2003": (
+        "Andersson JLR, Skare S, Ashburner J. How to correct susceptibility distortions in "
+        "spin-echo echo-planar images: application to diffusion tensor imaging. NeuroImage "
+        "2003;20:870–888.",
+        _DOI + "10.1016/S1053-8119(03)00336-7",
+    ),
+    "arsigny2006": (
+        "Arsigny V, Fillard P, Pennec X, Ayache N. Log-Euclidean metrics for fast and simple "
+        "calculus on diffusion tensors. Magnetic Resonance in Medicine 2006;56:411–421.",
+        _DOI + "10.1002/mrm.20965",
+    ),
     "avants2008": (
         "Avants BB, Epstein CL, Grossman M, Gee JC. Symmetric diffeomorphic image registration "
         "with cross-correlation: evaluating automated labeling of elderly and neurodegenerative "
@@ -54,6 +70,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "deep neural network decisions in MRI-based Alzheimer's disease classification. Frontiers "
         "in Aging Neuroscience 2019;11:194.",
         _DOI + "10.3389/fnagi.2019.00194",
+    ),
+    "chang2005": (
+        "Chang LC, Jones DK, Pierpaoli C. RESTORE: robust estimation of tensors by outlier "
+        "rejection. Magnetic Resonance in Medicine 2005;53:1088–1095.",
+        _DOI + "10.1002/mrm.20426",
     ),
     "chung2001": (
         "Chung MK, Worsley KJ, Paus T, Cherif C, Collins DL, Giedd JN, Rapoport JL, Evans AC. A "
@@ -181,6 +202,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "using empirical Bayes methods. Biostatistics 2007;8:118–127.",
         _DOI + "10.1093/biostatistics/kxj037",
     ),
+    "kellner2016": (
+        "Kellner E, Dhital B, Kiselev VG, Reisert M. Gibbs-ringing artifact removal based on local "
+        "subvoxel-shifts. Magnetic Resonance in Medicine 2016;76:1574–1581.",
+        _DOI + "10.1002/mrm.26054",
+    ),
     "kingma2015": (
         "Kingma DP, Ba J. Adam: a method for stochastic optimization. International Conference on "
         "Learning Representations 2015.",
@@ -299,6 +325,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Conference on Machine Learning 2017:3319–3328.",
         "https://arxiv.org/abs/1703.01365",
     ),
+    "tournier2019": (
+        "Tournier JD, Smith R, Raffelt D, et al. MRtrix3: a fast, flexible and open software "
+        "framework for medical image processing and visualisation. NeuroImage 2019;202:116137.",
+        _DOI + "10.1016/j.neuroimage.2019.116137",
+    ),
     "tustison2010": (
         "Tustison NJ, Avants BB, Cook PA, et al. N4ITK: improved N3 bias correction. IEEE "
         "Transactions on Medical Imaging 2010;29:1310–1320.",
@@ -319,6 +350,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Varma S, Simon R. Bias in error estimation when using cross-validation for model "
         "selection. BMC Bioinformatics 2006;7:91.",
         _DOI + "10.1186/1471-2105-7-91",
+    ),
+    "veraart2016": (
+        "Veraart J, Novikov DS, Christiaens D, Ades-Aron B, Sijbers J, Fieremans E. Denoising of "
+        "diffusion MRI using random matrix theory. NeuroImage 2016;142:394–406.",
+        _DOI + "10.1016/j.neuroimage.2016.08.016",
     ),
     "virtanen2020": (
         "Virtanen P, Gommers R, Oliphant TE, et al. SciPy 1.0: fundamental algorithms for "

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from bidsapp.report import methods_anomaly, methods_flair
+from bidsapp.report import methods_anomaly, methods_dwi, methods_flair
 from bidsapp.report.citations import REFERENCES
 from bidsapp.report.wording import count, listing, number
 from models.attribution import OF_REGIONS
@@ -204,10 +204,25 @@ def _flair(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     )
 
 
+def _dwi(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    own_space = table.get("registration") == "none"
+    return _sentences(
+        methods_dwi.series(table, _version(versions, "antspyx"), _version(versions, "dipy")),
+        "T1-weighted images were corrected with N4 and their brains extracted with "
+        f"{_extraction(table, versions)}.",
+        None if own_space else _registration(table),
+        methods_dwi.carried(table),
+        _grid(table),
+        methods_dwi.scaled(table.get("intensity")),
+        *_view(table),
+    )
+
+
 _MODALITIES: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
     "T1w": _t1w,
     "FLAIR": _flair,
     "spect": _spect,
+    "dwi": _dwi,
 }
 
 

@@ -157,13 +157,18 @@ def _alarm(shelf: Shelf, models: list[str]) -> str | None:
 
 def _scan_title(found: Item) -> str:
     names = {"ses": "Session", "acq": "Acquisition", "run": "Run"}
-    parts = ["SPECT"] if _is_spect(found) else ["FLAIR"] * _is_flair(found)
+    parts = ["FLAIR"] * _is_flair(found) + ["SPECT"] * _is_spect(found)
+    parts += ["Diffusion"] * _is_diffusion(found)
     parts += [f"{names[key]} {found[key]}" for key in _SCAN if found[key]]
     return ", ".join(parts) or "The scan"
 
 
 def _is_flair(found: Item) -> bool:
     return "FLAIR" in (found.suffix, found["mod"])
+
+
+def _is_diffusion(found: Item) -> bool:
+    return found.suffix == "dwi" or found.path.parent.name == "dwi"
 
 
 def _is_spect(found: Item) -> bool:
@@ -192,6 +197,12 @@ def _scans(shelf: Shelf, label: str) -> list[Scan]:
 # What a scan's pictures are expected to be, by the beginning of their desc.
 _PICTURES = {
     "T1w": {"mask": "the picture of the brain mask", "registration": "that of the registration"},
+    "dwi": {
+        "mask": "the picture of the brain mask",
+        "colour": "that of the directions",
+        "registration": "that of the registration",
+        "motion": "the motion trace",
+    },
     "spect": {"display": "the transversal display", "registration": "that of the registration"},
 }
 
@@ -202,7 +213,7 @@ def _scan(shelf: Shelf, title: str, tables: list[Item], figures: list[Item]) -> 
     variants = _variants([one for one, _ in known])
     numbers = [(variant, row) for variant, (_, row) in zip(variants, known, strict=True)]
     shown = _figures(shelf, figures)
-    lacking = _PICTURES["spect" if any(map(_is_spect, [*tables, *figures])) else "T1w"]
+    lacking = _PICTURES[_kind_of([*tables, *figures])]
     missing = [
         words
         for start, words in lacking.items()
@@ -216,6 +227,13 @@ def _scan(shelf: Shelf, title: str, tables: list[Item], figures: list[Item]) -> 
         [picture for desc, picture in shown if desc.startswith("registration")],
         missing + ([] if numbers else ["the table of quality numbers"]),
     )
+
+
+def _kind_of(files: Sequence[Item]) -> str:
+    """Whose pictures a scan should have."""
+    if any(map(_is_spect, files)):
+        return "spect"
+    return "dwi" if any(one.suffix == "dwi" for one in files) else "T1w"
 
 
 def _order(found: Item) -> tuple[int, str]:
@@ -294,6 +312,14 @@ def _qc_picture(shelf: Shelf, found: Item, variant: str = "") -> Picture | None:
         "region. The colours are the same for everybody.",
         "lesions": "Outlines of the lesion mask on the registered FLAIR image, filled where the "
         "recipe says so. Before filling, bright white matter should lie inside.",
+        "colour": "Principal diffusion directions, as bright as they are anisotropic: red from "
+        "side to side, green from back to front, blue from below upwards. The corpus callosum "
+        "should be red in the midline, the corticospinal tracts blue; else the gradient table is "
+        "wrong.",
+        "motion": "Where the head was in each volume, against the first b0. Shaded volumes have "
+        "damaged slices.",
+        "anisotropy": "Edges of the anatomy on fractional anisotropy. White matter should lie "
+        "within.",
         "striata": "Outlines of the template’s brain and striata on the registered image. The "
         "uptake of the striata should lie inside, or fade there.",
     }
@@ -302,11 +328,16 @@ def _qc_picture(shelf: Shelf, found: Item, variant: str = "") -> Picture | None:
         "registration": "Rows of brain slices with the edges of the template",
         "lesions": "Rows of brain slices with the outlines of the lesions",
         "display": "Transversal slices of the uptake",
+        "colour": "Rows of brain slices with diffusion directions in colour",
+        "motion": "Lines of shifts and turns of the head over the volumes",
+        "anisotropy": "Rows of brain slices of fractional anisotropy with edges of the anatomy",
         "striata": "Rows of brain slices with the outlines of the template’s striata",
     }
     what = next((one for one in alt if found["desc"].startswith(one)), "")
     what = "striata" if what == "registration" and _is_spect(found) else what
-    said = captions.get(found["desc"], captions.get(what, found["desc"]))
+    what = "anisotropy" if what == "registration" and _is_diffusion(found) else what
+    own = "" if what == "anisotropy" else found["desc"]
+    said = captions.get(own, captions.get(what, found["desc"]))
     return shelf.picture(
         found,
         alt.get(what, f"Quality picture: {found['desc']}") + (f", {variant}" if variant else ""),

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pipelines.preprocess.modality import Modality
 
 # BIDS suffix of the raw image to its module; the first that a dataset has is the default.
-MODALITIES = {"T1w": "t1w", "FLAIR": "flair", "spect": "spect", "dwimap": "dwimap"}
+MODALITIES = {"T1w": "t1w", "FLAIR": "flair", "spect": "spect", "dwi": "dwi", "dwimap": "dwimap"}
 
 
 # How a brain may be brought to the template's grid, the most first; t1w: by the T1w image.
