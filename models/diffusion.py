@@ -14,6 +14,7 @@ from models.tensor import COLUMNS, ROWS
 
 FITS = ("WLS", "OLS", "NLLS", "RESTORE")
 FLOOR_SHARE = 0.01  # of the b0 signal: the least signal whose logarithm is taken
+FEWEST_FOR_EDDIES = 10  # weighted volumes from which eddy currents are told from motion
 HEAD_RADIUS_MM = 50.0  # turns a rotation into a displacement (Power et al. 2012)
 
 # A slice is damaged where its signal lies below what the other volumes foretell: by this share at
@@ -187,12 +188,46 @@ class Motion:
         turns = Rotation.from_matrix(rotations(rigid)).as_rotvec(degrees=True)
         return cls(moved, turns)
 
+    def without_eddies(self, table: GradientTable, axis: int) -> "Motion":
+        """The head's part, as far as it can be told from what the gradients did to the image.
+
+        Eddy currents shift and shear an image along its phase encoding in proportion to the
+        gradients (Andersson and Sotiropoulos 2016), and a shear looks like a turn about the other
+        axes. What of these follows the direction of the gradients is taken out.
+
+        Parameters
+        ----------
+        table : GradientTable
+            Of the volumes; too few directions leave everything as it is.
+        axis : int
+            The phase-encoding axis; -1 where nothing tells it.
+        """
+        if axis < 0 or (~table.is_b0).sum() < FEWEST_FOR_EDDIES:
+            return self
+        shifts, turns = self.shifts_mm.copy(), self.turns_degrees.copy()
+        shifts[:, axis] = _not_of_gradients(shifts[:, axis], table)
+        for other in range(3):
+            if other != axis:
+                turns[:, other] = _not_of_gradients(turns[:, other], table)
+        return Motion(shifts, turns)
+
     @property
     def displacement_mm(self) -> np.ndarray:
         """Framewise displacement (n,): from one volume to the next, the first 0."""
         steps = np.abs(np.diff(self.shifts_mm, axis=0)).sum(1)
         turns = np.abs(np.diff(np.deg2rad(self.turns_degrees), axis=0)).sum(1)
         return np.concatenate([[0.0], steps + HEAD_RADIUS_MM * turns])
+
+
+def _not_of_gradients(values: np.ndarray, table: GradientTable) -> np.ndarray:
+    """Values (n,) less what is linear in the gradient, by least squares over weighted volumes."""
+    weighted = ~table.is_b0
+    strength = table.b_values[weighted] / table.b_values.max()
+    gradients = table.directions[weighted] * np.sqrt(strength)[:, None]
+    design = np.column_stack([np.ones(len(gradients)), gradients])
+    left = values.copy()
+    left[weighted] -= gradients @ np.linalg.lstsq(design, values[weighted])[0][1:]
+    return left
 
 
 def rotations(matrices: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Interfaces of diffusion images within their own space: from the raw series to the tensor."""
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ class DenoiseDwi(SimpleInterface):
         image = read_nifti(self.inputs.in_file)
         data = np.asarray(image.dataobj, np.float32)
         radius = _patch_radius(data.shape[3])
-        with threadpool_limits(1):  # two BLAS threads make it twenty times slower
+        with threadpool_limits(1), warnings.catch_warnings():  # more threads are 20 times slower
+            warnings.simplefilter("ignore", RuntimeWarning)  # patches of air have no components
             denoised, noise = mppca(
                 data, patch_radius=radius, return_sigma=True, suppress_warning=True
             )
@@ -213,9 +215,9 @@ def _unring_mrtrix3(in_file: Path, out_file: Path, slice_axis: int) -> None:
     from nipype.interfaces.mrtrix3 import MRDeGibbs
 
     planes = [axis for axis in range(3) if axis != slice_axis]
-    MRDeGibbs(in_file=str(in_file), out_file=str(out_file), axes=planes, nthreads=1).run(
-        cwd=str(out_file.parent)
-    )
+    MRDeGibbs(
+        in_file=str(in_file), out_file=str(out_file), axes=planes, nthreads=1, args="-quiet"
+    ).run(cwd=str(out_file.parent))
     image = read_nifti(out_file)
     data, affine = np.asarray(image.dataobj, np.float32), read_nifti(in_file).affine
     write_nifti(out_file, np.nan_to_num(data).clip(0), affine)

@@ -325,7 +325,7 @@ class ResampleSeries(SimpleInterface):
         axes = image.affine[:3, :3] / edges
         turned = table.rotated(axes @ np.swapaxes(rotations(rigid), 1, 2) @ axes.T)
         centre = np.argwhere(np.asarray(read_nifti(given.around).dataobj) > 0).mean(0) * edges
-        motion = Motion.of(rigid, centre)
+        motion = Motion.of(rigid, centre).without_eddies(table, given.axis)
         self._results |= {
             "out_file": str(cwd / "aligned.nii"),
             "table": str(save_table(turned, cwd / "table.json")),

@@ -511,7 +511,11 @@ _QUALITY: dict[str, Any] = {
         "Description": f"Share of the brain with an eigenvalue below {FLOOR:g} mm^2/s",
         "Units": "percent",
     },
-    "motion_mean_mm": {"Description": "Mean displacement between volumes", "Units": "mm"},
+    "motion_mean_mm": {
+        "Description": "Mean displacement of the head between volumes, without what follows the "
+        "gradients (eddy currents)",
+        "Units": "mm",
+    },
     "motion_max_mm": {"Description": "Largest displacement between volumes", "Units": "mm"},
     "white_fa": {"Description": "Median FA of what looks like white matter"},
     "white_md": {"Description": "Median MD of the same", "Units": "mm^2/s"},

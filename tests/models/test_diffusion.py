@@ -151,6 +151,26 @@ def test_motion_of_the_brain_s_middle():
     assert_allclose(motion.displacement_mm, [0, turned, turned + 3.5])
 
 
+def test_eddy_currents_are_told_from_motion():
+    """What follows the gradients goes, a head that drifts stays."""
+    drift = np.linspace(0, 2, len(TABLE.b_values))
+    shifts, turns = np.zeros((2, len(drift), 3))
+    shifts[:, 0] = shifts[:, 1] = turns[:, 1] = turns[:, 2] = drift
+    pulled = TABLE.directions @ [1.5, -2.0, 0.7]
+    seen = Motion(shifts + np.outer(pulled, [0, 1, 0]), turns + np.outer(0.5 * pulled, [0, 0, 1]))
+    left = seen.without_eddies(TABLE, axis=1)
+    assert np.abs(left.shifts_mm - shifts).max() < 0.7
+    assert np.abs(left.turns_degrees - turns).max() < 0.7
+    assert (left.shifts_mm[:, [0, 2]] == shifts[:, [0, 2]]).all()
+    assert (left.turns_degrees[:, 1] == turns[:, 1]).all()  # about the phase encoding: no shear
+    still = Motion(np.outer(pulled, [0, 1, 0]), np.outer(pulled, [1, 0, 0]))
+    assert_allclose(still.without_eddies(TABLE, 1).displacement_mm, 0, atol=1e-9)
+    assert still.without_eddies(TABLE, -1) is still
+    few = table_of(8, 1000.0)
+    short = Motion(shifts[:9], turns[:9])
+    assert short.without_eddies(few, 1) is short
+
+
 def test_the_rotation_within_an_affine():
     turn = Rotation.from_rotvec([10, 20, -30], degrees=True).as_matrix()
     affine = np.eye(4)[None].copy()
