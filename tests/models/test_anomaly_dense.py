@@ -80,6 +80,22 @@ def test_overlap_shows_no_seams_where_patches_end():
     assert centres[0].std() < 1e-6
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_weights_of_a_patch_fade_towards_every_edge_alike(dimensions):
+    window = detector(dimensions).reader()._window()
+    fade = window[(slice(None), *[7] * (dimensions - 1))]
+    assert (fade.diff()[:7] > 0).all()
+    assert fade[0] < 0.05 * fade[7]
+    for same in (window.flip(*range(dimensions)), window.transpose(0, 1)):
+        torch.testing.assert_close(window, same, rtol=0, atol=1e-6)  # made in single precision
+
+
+def test_overlap_reaches_the_far_border_at_the_largest_stride():
+    brain = torch.ones(30, 29, 2, dtype=torch.bool)
+    found = detector(2).reader().overlap(torch.rand(2, 30, 29, 2).double(), brain, 15)
+    assert torch.isfinite(found).all()
+
+
 def test_codes_are_those_of_the_patches():
     model, (volume, brain) = detector(2), image(2)
     places = brain.nonzero()[::37]

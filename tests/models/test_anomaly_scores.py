@@ -158,6 +158,17 @@ def test_ten_divisions_of_56_controls_are_as_in_the_paper():
     assert divisions != matched_divisions(people, covariates, seed=2)[0]
 
 
+def test_the_smaller_part_is_matched_whichever_it_is():
+    people, covariates = controls(24)
+    age = covariates["age"]
+    for share in (0.3, 0.7):
+        divisions, _ = matched_divisions(people, {"age": age}, test_share=share, tolerance=0.1)
+        for division in divisions:
+            test = np.isin(people, division)
+            for part in (test, ~test):
+                assert abs(age[part].mean() - age.mean()) <= 0.1 * age.std()
+
+
 def test_controls_that_cannot_be_matched_are_told_of():
     people, covariates = controls(8)
     covariates["age"][0] = 400

@@ -252,6 +252,9 @@ def test_charts_are_drawn_also_of_nothing():
     regions = summary(split_scores(table))
     assert len(anomaly_charts.gmeans(regions).axes) == 1
     assert len(anomaly_charts.percentages(table, ("HC", "PD")).axes) == 2
+    drawn = anomaly_charts.percentages(table[table["method"] == "ae"], ("HC", "PD"))
+    points = [len(one.get_offsets()) for one in drawn.axes[0].collections]
+    assert points == [3, 3]  # controls that the first split left out, in two regions
     image = np.random.default_rng(0).random((2, 8, 9, 4))
     figure = anomaly_charts.reconstructions(image, {"ae": image, "sae": image}, ("sub-01", 2))
     assert len(figure.axes) == 6

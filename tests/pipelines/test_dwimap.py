@@ -124,6 +124,13 @@ def test_maps_that_cannot_be_used_say_why(tmp_path, take, change, said):
     assert "sub-01" in str(raised.value)
 
 
+def test_what_exceeds_the_scale_is_cut(tmp_path):
+    volumes = maps()
+    volumes["md"][10, 10, 10], volumes["fa"][10, 10, 10] = 4e-3, -0.2  # a voxel of noise
+    seen = maps_input(save(tmp_path, "01", volumes), GRID, "max")
+    assert seen[:, 10, 10, 10].tolist() == [1, 0]
+
+
 def test_a_scale_without_units_is_refused(tmp_path):
     path = save(tmp_path, "01", maps())
     with pytest.raises(InputError, match="use 'max'"):
