@@ -170,9 +170,21 @@ def _running(root: Parser) -> None:
     group.add_argument("--random-seed", type=_natural, default=0, metavar="N", help="default: 0")
     group.add_argument("--sloppy", action="store_true",
                        help="register at 3 mm, few permutations: for testing only")  # fmt: skip
-    group.add_argument("--notrack", action="store_true", help="accepted; there is no telemetry")
+    _needless(group)
     group.add_argument("-v", "--verbose", action="store_true", help="every step of every workflow")
     group.add_argument("--debug", action="store_true", help="tracebacks instead of sentences")
+
+
+def _needless(group: Any) -> None:
+    """Flags that scripts for other BIDS Apps bring along: none of them changes anything here."""
+    for flag, why in (
+        ("--notrack", "there is no telemetry"),
+        ("--resource-monitor", "steps are always measured, into usage.tsv of the work dir"),
+        ("--skip-bids-validation", "what is needed of the dataset is checked, and no more"),
+    ):
+        group.add_argument(flag, action="store_true", help=f"accepted; {why}")
+    group.add_argument("--bids-database-dir", type=Path, metavar="DIR",
+                       help="accepted; only the people asked for are indexed")  # fmt: skip
 
 
 class ListRecipes(argparse.Action):

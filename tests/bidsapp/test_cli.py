@@ -134,6 +134,13 @@ def test_flags_lie_over_the_file_and_the_file_over_the_recipe(tmp_path):
     assert settings.recipe.network == {"name": "demo"}
 
 
+def test_flags_of_other_apps_change_nothing(tmp_path):
+    more = ["--notrack", "--resource-monitor", "--skip_bids_validation"]
+    more += ["--bids-database-dir", str(tmp_path / "none")]
+    assert parsed(*more) == parsed()
+    assert not (tmp_path / "none").exists()
+
+
 def test_low_memory_is_one_step_at_a_time_in_small_blocks():
     settings = parsed("--low-mem", "--nprocs", "8", "--sloppy")
     assert settings.nprocs == 1
