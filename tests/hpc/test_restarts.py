@@ -141,25 +141,29 @@ def test_killed_ten_times_it_ends_with_the_same_numbers(start, whole, tmp_path):
 
 
 def test_moved_folders_go_on_where_they_were(start, whole, tmp_path):
+    """Nobody is preprocessed and nothing is trained again; what names its images is redone."""
+
+    def preprocessed(work):
+        found = work.rglob("participant/**/result_*.pklz")
+        return {path: path.stat().st_mtime_ns for path in found if "/save" not in str(path)}
+
     out, moved, work = tmp_path / "out", tmp_path / "elsewhere/derivatives", tmp_path / "work"
     shutil.copytree(whole[0], out, symlinks=True)
     moved.parent.mkdir()
     shutil.move(out / ".work", work)
     shutil.move(out, moved)
-    before = {path: path.stat().st_mtime_ns for path in work.rglob("result_*.pklz")}
-    images = {path: path.stat().st_mtime_ns for path in moved.rglob("sub-*.nii.gz")}
+    before = preprocessed(work)
+    assert len(list(work.rglob("checkpoint-*.pt"))) == 2, "a training leaves one"
+    images = {path: path.stat().st_mtime_ns for path in moved.rglob("sub-*desc-preproc*.nii.gz")}
     with (tmp_path / "log").open("w") as log:
         run = start(moved, "participant", "group", "--work-dir", work, log=log)
         assert run.wait() == 0, log.name
     assert "6 of 6 scans are already preprocessed" in (tmp_path / "log").read_text()
-    after = {path: path.stat().st_mtime_ns for path in work.rglob("result_*.pklz")}
-    redone = sorted(
-        str(path.relative_to(work))
-        for path in before
-        if after.get(path) != before[path] and not path.parent.name.startswith("save")
-    )
-    assert not redone
+    assert preprocessed(work) == before
+    assert not list(work.rglob("checkpoint-*.pt")), "trained again"
     assert {path: path.stat().st_mtime_ns for path in images} == images
+    ours, theirs = numbers(moved), numbers(whole[0])
+    assert_same({path: ours[path] for path in theirs}, theirs)
 
 
 def test_people_at_once_from_processes_of_their_own(start, whole, tmp_path):
