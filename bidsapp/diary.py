@@ -39,7 +39,8 @@ class Diary:
         """Say what failed, in a sentence each."""
         for failure in failures:
             who = f"{failure.participant}: " if failure.participant else ""
-            tell(f"failed: {who}{failure.message} (details: {failure.crash_file})")
+            where = f" (details: {failure.crash_file})" if failure.crash_file else ""
+            tell(f"failed: {who}{failure.message}{where}")
         self.failures += failures
 
     @cached_property
@@ -78,7 +79,7 @@ class Diary:
                         "Participant": failure.participant,
                         "Node": failure.node,
                         "Message": failure.message,
-                        "CrashFile": str(failure.crash_file),
+                        "CrashFile": str(failure.crash_file or "n/a"),
                     }
                     for failure in failures
                 ],

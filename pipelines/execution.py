@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from time import monotonic, time
+from traceback import format_exception
 from typing import Any
 
 from nipype import config
@@ -66,19 +68,29 @@ class Failure:
         Its full name: workflow.person.modality.node.
     message : str
         The sentence for the user: that of an InputError, else the exception.
-    crash_file : Path
-        The traceback and the node's inputs.
+    crash_file : Path or None
+        The traceback and the node's inputs; None where not even that could be written.
     """
 
     node: str
     message: str
-    crash_file: Path
+    crash_file: Path | None
 
     @property
     def participant(self) -> str:
         """``sub-01`` where the node belongs to a person, else ""."""
         found = re.search(r"\.sub_([0-9a-zA-Z]+)(_ses_\w+)?(\.|$)", self.node)
         return f"sub-{found[1]}" if found else ""
+
+
+DIED = (
+    "the process died twice, most likely killed for memory: give --mem what the machine has, or "
+    "lower --nprocs"
+)
+NOT_BEGUN = (
+    "a worker could not start this step; was brainwhy or a package updated during the run? Start "
+    "it again, and it goes on from here"
+)
 
 
 class SurvivingPool(MultiProcPlugin):
@@ -131,17 +143,15 @@ class SurvivingPool(MultiProcPlugin):
             if result and "usage" in result:
                 self._usage.add(self._jobs[taskid][1], result["usage"])
             return result
+        error = task.exception()
+        if not isinstance(error, BrokenProcessPool):  # the worker lives, the node never began
+            said = f"{NOT_BEGUN} ({error!r})"
+            return {"result": None, "traceback": [*format_exception(error), said]}
         if taskid not in self._tried_again:
             self._tried_again.add(taskid)
             self._follow(taskid, self._again.submit(self._run_alone, taskid))
             return None
-        return {
-            "result": None,
-            "traceback": [
-                "the process died twice, most likely killed for memory: give --mem what the "
-                f"machine has, or lower --nprocs ({task.exception()!r})"
-            ],
-        }
+        return {"result": None, "traceback": [f"{DIED} ({error!r})"]}
 
     def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
         for node in self.procs:
@@ -228,19 +238,29 @@ def run_workflow(
         dynamic_ncols=True,
         mininterval=0.5 if sys.stderr.isatty() else 20,
     ) as bar:
+        failed: list[str] = []
+        reason = ""
         try:
-            _run(workflow, resources, usage, bar)
+            _run(workflow, resources, usage, bar, failed)
         except Exception as error:
-            failures = read_failures(crash_dir)
-            if not failures:
-                raise RuntimeError(f"{title}: the scheduler stopped: {error}") from error
-            return failures
+            reason = str(error) or type(error).__name__
+            if not failed and not read_failures(crash_dir):
+                raise RuntimeError(f"{title}: the scheduler stopped: {reason}") from error
         finally:
             usage.write()
-    return read_failures(crash_dir)
+    return _with_untold(read_failures(crash_dir), failed, reason)
 
 
-def _run(workflow: pe.Workflow, resources: Resources, usage: UsageTable, bar: Any) -> None:
+def _with_untold(failures: list[Failure], failed: Sequence[str], reason: str) -> list[Failure]:
+    """The failures, and those of nodes that failed without leaving a crash file (a full disk)."""
+    told = {failure.node for failure in failures}
+    said = f"failed and left no report; the scheduler says: {reason.strip() or 'nothing'}"
+    return failures + [Failure(name, said, None) for name in failed if name not in told]
+
+
+def _run(
+    workflow: pe.Workflow, resources: Resources, usage: UsageTable, bar: Any, failed: list[str]
+) -> None:
     progress = _Progress(bar)
     if resources.plugin != "MultiProc":
         plugin = getattr(plugins, f"{resources.plugin}Plugin")
@@ -261,6 +281,7 @@ def _run(workflow: pe.Workflow, resources: Resources, usage: UsageTable, bar: An
             usage,
         )
     # Not through plugin_args: those are pickled with every MapNode, a progress bar cannot be.
+    progress.failed = failed
     scheduler._status_callback = progress
     workflow.run(plugin=scheduler)
 
@@ -293,6 +314,7 @@ class _Progress:
     def __init__(self, bar: Any) -> None:
         self.bar = bar
         self.since: dict[str, float] = {}
+        self.failed: list[str] = []  # full names, as crash files have them
 
     def __call__(self, node: Any, status: str) -> None:
         name = node.fullname.split(".", 1)[-1]
@@ -305,6 +327,7 @@ class _Progress:
             if not re.search(r"\d+$", node.name) or not node.name.startswith("_"):
                 self.bar.update()
             if status == "exception":
+                self.failed.append(node.fullname)
                 self.bar.write(f"failed: {name}", file=sys.stderr)
         self.bar.set_postfix_str(", ".join(list(self.since)[:2]), refresh=False)
 

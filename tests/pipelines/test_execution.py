@@ -11,6 +11,7 @@ import pytest
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from pipelines import execution
 from pipelines.execution import (
     Failure,
     Resources,
@@ -205,6 +206,37 @@ def _wait_for(question, seconds=60):
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.05)
     return answer
+
+
+def test_a_worker_that_cannot_start_a_node_says_why(tmp_path, monkeypatch):
+    """As when the package is updated under a run: main process and workers differ."""
+
+    class Updated(execution.SurvivingPool):
+        def __init__(self, plugin_args, usage):
+            super().__init__(plugin_args, usage)
+            self._gpus = ()
+
+    monkeypatch.setattr(execution, "SurvivingPool", Updated)
+    made = workflow(tmp_path, [], [node("a", fine)])
+    (failure,) = run_workflow(made, Resources(nprocs=2), tmp_path / "logs", title="t")
+    assert failure.node == "participant.a"
+    assert "updated during the run" in failure.message
+    assert "memory" not in failure.message
+    assert "TypeError" in failure.message
+
+
+@pytest.mark.parametrize("nprocs", [1, 2])
+def test_a_failure_without_crash_file_is_told(tmp_path, monkeypatch, nprocs):
+    def no_space(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    for module in ("linear", "base"):
+        monkeypatch.setattr(f"nipype.pipeline.plugins.{module}.report_crash", no_space)
+    made = workflow(tmp_path, [(node("bad", refuse), node("after_bad", fine))])
+    (failure,) = run_workflow(made, Resources(nprocs=nprocs), tmp_path / "logs", title="t")
+    assert failure.node == "participant.bad"
+    assert failure.crash_file is None
+    assert "No space left on device" in failure.message
 
 
 def test_stop_on_first_crash_stops(tmp_path):
