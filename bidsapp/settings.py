@@ -16,9 +16,10 @@ from models.training.protocol import Protocol
 from models.training.search import Search
 from models.training.splits import Plan
 from models.training.transfer import Transfer
+from models.uptake import REFERENCES
 from models.volumes import INTENSITIES
 from pipelines.baselines import BASELINES, BaselineOptions
-from pipelines.choices import JACOBIAN
+from pipelines.choices import ATTRIBUTION_KEYS, EXPLAINED, JACOBIAN
 from pipelines.diffusion_options import Diffusion
 from pipelines.harmonisation import METHODS, HarmonisationOptions
 from pipelines.preprocess import MODALITIES, REGISTRATIONS
@@ -43,14 +44,18 @@ class Input:
 
 @dataclass(frozen=True)
 class Spect:
-    """[preprocessing.spect]: template, reference region and hottest voxels of FP-CIT SPECT."""
+    """[preprocessing.spect]: filter, template, reference region and hottest voxels of SPECT."""
 
     template: str = ""
+    reference: str = "brain"
     percentile: float = 75.0
     putamen_ml: float = 10.0
     caudate_ml: float = 5.0
+    cutoff_per_cm: float = 1.25
 
     def __post_init__(self) -> None:
+        _one_of("[preprocessing.spect] reference", self.reference, REFERENCES)
+        _between("[preprocessing.spect] cutoff_per_cm", self.cutoff_per_cm, 0.1, 10)
         _between("[preprocessing.spect] percentile", self.percentile, 1, 99)
         _between("[preprocessing.spect] putamen_ml", self.putamen_ml, 0.1, 20)
         _between("[preprocessing.spect] caudate_ml", self.caudate_ml, 0.1, 20)
@@ -340,6 +345,11 @@ class Recipe:
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise InputError(f"two [[attribution]] are called '{doubled[0]}': name one otherwise")
+        if self.preprocessing.intensity == "binding" and self.input.modality != "spect":
+            raise InputError(
+                "[preprocessing] intensity = 'binding' is of SPECT images, which have a reference "
+                "region: choose max, minmax, percentile or zscore"
+            )
         if self.preprocessing.registration == "none" and self.input.modality != "T1w":
             raise InputError(
                 f"[preprocessing] registration = 'none' is for T1w images, not for "
@@ -525,7 +535,10 @@ def _named(attribution: dict[str, Any]) -> dict[str, Any]:
     from models.attribution import check_parameters
 
     method = attribution.get("method", "")
-    check_parameters(method, {k: v for k, v in attribution.items() if k not in ("name", "method")})
+    check_parameters(method, {k: v for k, v in attribution.items() if k not in ATTRIBUTION_KEYS})
+    _one_of("[[attribution]] explain", attribution.get("explain", "positive"), EXPLAINED)
+    if attribution.get("explain") == "predicted" and "unit" in attribution:
+        raise InputError("[[attribution]]: a unit is no class; leave out explain = 'predicted'")
     attribution.setdefault("name", method.replace("_", ""))
     if not str(attribution["name"]).isalnum():
         raise InputError(f"[[attribution]] name '{attribution['name']}': letters and digits only")

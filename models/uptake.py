@@ -15,6 +15,7 @@ from models.errors import InputError
 from models.smoothing import smooth
 
 STRUCTURES = ("caudate", "putamen")
+REFERENCES = ("brain", "occipital")
 SIDES = ("L", "R")
 MARGIN_MM = 8.0  # how far a generous volume of interest reaches beyond its nucleus
 SPILL_MM = 8.0  # how far the signal of the striata blurs into the reference region
@@ -99,8 +100,25 @@ class Anatomy:
         white = np.percentile(self.tissue[self.brain], 90)
         return deep & (self.tissue < DARK * white)
 
+    def reference(self, name: str = "brain") -> np.ndarray:
+        """Region whose uptake counts as not specific, bool: one of :data:`REFERENCES`.
+
+        Raises
+        ------
+        InputError
+            There is no such region.
+        """
+        if name not in REFERENCES:
+            raise InputError(f"no reference region '{name}': choose {' or '.join(REFERENCES)}")
+        return self.whole_reference if name == "brain" else self.occipital
+
     @cached_property
-    def reference(self) -> np.ndarray:
+    def occipital(self) -> np.ndarray:
+        """Occipital cortex of both sides, bool: the usual reference of quantification."""
+        return self.region("Occipital", "Calcarine", "Cuneus", "Lingual") & self.brain
+
+    @cached_property
+    def whole_reference(self) -> np.ndarray:
         """Whole brain without striata, thalamus, brain stem and ventricles, bool.
 
         Nazari et al. 2021; voxels that the signal of the striata blurs into are left out, too.

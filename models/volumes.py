@@ -249,6 +249,7 @@ INTENSITIES = {
     "percentile": _over_percentile,
     "zscore": _standardised,
     "stored": lambda values, brain: values,
+    "binding": lambda values, brain: np.where(brain, values - 1, 0),
 }
 
 
@@ -259,14 +260,14 @@ def scale_intensity(data: np.ndarray, how: str, brain: np.ndarray | None = None)
     ----------
     data : array
         A skull-stripped image, zero outside the brain.
-    how : {"max", "minmax", "percentile", "zscore", "stored"}
+    how : {"max", "minmax", "percentile", "zscore", "stored", "binding"}
         ``max`` divides by the image's maximum (Böhle 2019, Eitel 2021). ``minmax`` takes the
         image's range, background included, to [0, 1] (Eitel 2019): the same, unless interpolation
         or bias correction left negative values. ``percentile`` divides by the 99th percentile of
         the brain and cuts at 1, so that a bright vessel does not darken the brain (no publication
         of those reproduced here). ``zscore`` subtracts the brain's mean and divides by its
         standard deviation. ``stored`` takes the values as they are (SPECT: relative to the
-        reference region).
+        reference region), ``binding`` takes 1 from them, so that the reference region is 0.
     brain : bool array, optional
         Voxels of the brain, default the non-zero ones.
 

@@ -26,7 +26,14 @@ ENTITY_ORDER = (
 )
 
 # Folder of a participant's file by its suffix, or by its ``mod-`` where it has one.
-DATATYPES = {"dwi": "dwi", "dwimap": "dwi", "spect": "spect", "mimap": "spect", "pet": "pet"}
+DATATYPES = {
+    "dwi": "dwi",
+    "dwimap": "dwi",
+    "spect": "spect",
+    "proj": "spect",
+    "mimap": "spect",
+    "pet": "pet",
+}
 
 # No trailing slashes: with one, the official validator still reports the directory itself.
 BIDSIGNORE = """\

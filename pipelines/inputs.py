@@ -11,12 +11,15 @@ from typing import Any
 
 from models.errors import InputError
 from pipelines.derivatives import datatype_of
+from pipelines.projections import SUFFIX as PROJECTIONS
+from pipelines.projections import is_projections
 from pipelines.tracers import Tracer
 
 LABEL = re.compile(r"sub-([0-9a-zA-Z]+)")
 
-# BIDS knows no SPECT: pybids finds the suffix, but no datatype; people also file it as PET.
-UNKNOWN_TO_BIDS = {"spect": ("spect", "pet")}
+# BIDS knows no SPECT: pybids finds the suffix, but no datatype; people also file it as PET. Raw
+# projections stand for the image of who has no other.
+UNKNOWN_TO_BIDS = {"spect": ("spect", "pet", PROJECTIONS)}
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def find_scans(
     if set(participants) == set(participants_on_disk(bids_dir)):
         warnings += [f"{name}: {ODD}; left out" for name in odd_folders(bids_dir)]
     for (participant, session), paths in sorted(by_key.items()):
-        first, *others = sorted(paths)
+        first, *others = sorted(paths, key=lambda path: (is_projections(path), path))
         scans.append(Scan(participant, session, first))
         if others:
             names = ", ".join(path.name for path in others)
@@ -193,6 +196,8 @@ def _is_of(path: Path, suffix: str) -> bool:
     """Whether a file is an image of this suffix; a PET file is a SPECT only where it says so."""
     if suffix not in UNKNOWN_TO_BIDS or path.name.split(".")[0].endswith(f"_{suffix}"):
         return True
+    if is_projections(path):
+        return path.parent.name == datatype_of(suffix)
     tracer = Tracer.of(path, metadata_of(path))
     return tracer.is_stated or (bool(tracer.nuclide) and not tracer.is_other)
 

@@ -285,6 +285,7 @@ def _intensity(kind: str | None) -> str | None:
         "percentile": "Each image was divided by the 99th percentile of its brain; what was "
         "brighter was set to 1.",
         "zscore": "Each image was scaled to zero mean and unit variance inside the brain.",
+        "binding": "Networks saw the uptake less that of the reference region.",
     }.get(kind or "")
 
 
@@ -671,7 +672,8 @@ def _method(entry: Mapping[str, Any]) -> str:
     begun = f", starting from the class’s {start}" if start in ("probability", "logit") else ""
     if relevance and layer:
         begun = f", starting from filter {entry.get('unit', 0)} of layer {layer}"
-    return f"{_METHODS[method](entry)}{begun}"
+    whose = ", of the class that the network predicts" * (entry.get("explain") == "predicted")
+    return f"{_METHODS[method](entry)}{whose}{begun}"
 
 
 def _given(entry: Mapping[str, Any], key: str, text: str) -> str:
@@ -909,7 +911,8 @@ def _tested(maps: Any) -> str:
 def _scaled(table: Mapping[str, Any], intensity: str | None = None) -> str | None:
     """How images are made comparable for their test, whatever scale the network sees."""
     maps = table.get("maps")
-    if not isinstance(maps, list | tuple) or "image" not in maps or intensity == "stored":
+    tested = isinstance(maps, list | tuple) and "image" in maps
+    if not tested or intensity in ("stored", "binding"):
         return None
     when = "before smoothing" if table.get("smoothing_fwhm_mm") else "before the test"
     return f"For their test, images were z-scored within each person’s brain {when}."

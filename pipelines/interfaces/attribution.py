@@ -1,7 +1,7 @@
 """Interfaces of the explanation: one fold, one method over the cohort, one new person."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from models.grids import Grid
 from models.regions import opposite
+from pipelines.choices import ATTRIBUTION_KEYS
 from pipelines.derivatives import (
     SPACE,
     derivative_uri,
@@ -43,11 +44,14 @@ from pipelines.images import write_nifti
 from pipelines.interfaces.networks import prediction_keys, read_cohort, rows_of
 
 BATCH = 4
+PREDICTED = "the class that each network predicts"
 
 
 def method_facts(attribution: dict[str, Any], target: str, models: list[str]) -> dict[str, Any]:
     """The part of a heatmap's sidecar that is known before it is computed."""
-    given = {key: value for key, value in attribution.items() if key not in ("name", "method")}
+    given = {key: value for key, value in attribution.items() if key not in ATTRIBUTION_KEYS}
+    if attribution.get("explain") == "predicted":
+        target = PREDICTED
     score = f"class score of {target} before softmax or sigmoid"
     if "unit" in attribution:
         score = f"activations of filter {attribution['unit']} of layer {attribution['layer']}"
@@ -126,36 +130,78 @@ def explain_rows(
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """Heatmaps (rows, x, y, z) float32, over all channels, and each one's ledger.
 
-    Methods that take minutes show their progress and leave what they have in ``folder``.
+    Methods that take minutes show their progress and leave what they have in ``folder``. A ledger
+    also holds the ``score`` that is explained and the ``output`` whose score it is: ``target``, or
+    with ``explain = "predicted"`` the image's most activated one.
     """
     import torch
 
     from models.attribution import ACROSS_CHANNELS, attribute, context
 
     across = attribution["method"] in ACROSS_CHANNELS
-    parameters = {k: v for k, v in attribution.items() if k not in ("name", "method")}
+    parameters = {k: v for k, v in attribution.items() if k not in ATTRIBUTION_KEYS}
     asked = context(attribution["method"])
     parameters |= {k: v for k, v in vars(surroundings).items() if k in asked}
-    maps, ledgers = [], []
-    for start in range(0, len(rows), BATCH):
-        batch = np.stack([volumes[row] for row in rows[start : start + BATCH]]).astype(np.float32)
+    maps: list[np.ndarray] = [np.empty(0)] * len(rows)
+    ledgers: list[dict[str, float]] = [{}] * len(rows)
+    for output, chosen in _batches(network, volumes, rows, attribution, target):
+        batch = np.stack([volumes[rows[i]] for i in chosen]).astype(np.float32)
         if folder is not None and "checkpoint" in asked:
-            parameters["checkpoint"] = folder / f"{attribution['name']}_{start}.npz"
-            parameters["progress"] = _bar(f"{attribution['name']}, images from {start + 1}")
+            parameters["checkpoint"] = folder / f"{attribution['name']}_{chosen[0]}.npz"
+            parameters["progress"] = _bar(f"{attribution['name']}, images from {chosen[0] + 1}")
         found = attribute(
             network,
             torch.from_numpy(batch),
             method=attribution["method"],
-            target=target,
+            target=output,
             **parameters,
         )
-        maps.append((found.heatmap[:, 0] if across else found.heatmap.sum(1)).numpy())
-        ledgers += [
-            {"score": float(found.score[i])}
-            | {name: float(share[i]) for name, share in found.ledger.items()}
-            for i in range(len(batch))
-        ]
-    return np.concatenate(maps), ledgers
+        shown = (found.heatmap[:, 0] if across else found.heatmap.sum(1)).numpy()
+        for place, i in enumerate(chosen):
+            maps[i] = shown[place]
+            ledgers[i] = {"score": float(found.score[place]), "output": float(output)} | {
+                name: float(share[place]) for name, share in found.ledger.items()
+            }
+    return np.stack(maps), ledgers
+
+
+def _batches(
+    network: Any, volumes: Any, rows: list[int], attribution: dict[str, Any], target: int
+) -> list[tuple[int, list[int]]]:
+    """Places in ``rows`` that go together, with the output by which they are explained."""
+    outputs = [target] * len(rows)
+    if attribution.get("explain") == "predicted":
+        from models.training.evaluation import predict
+        from models.training.objective import log_odds
+
+        device = str(next(network.parameters()).device)
+        odds = log_odds(predict(network, volumes, rows, BATCH, device))
+        outputs = [int(one > 0) for one in odds]
+    return [
+        (output, places[start : start + BATCH])
+        for output in dict.fromkeys(outputs)
+        for places in [[i for i, one in enumerate(outputs) if one == output]]
+        for start in range(0, len(places), BATCH)
+    ]
+
+
+def explained_facts(
+    attribution: dict[str, Any], ledgers: list[dict[str, float]], classes: Sequence[str]
+) -> dict[str, Any]:
+    """What the sidecar of a person says of the explained scores; they leave the ledgers."""
+    scores = [ledger.pop("score") for ledger in ledgers]
+    outputs = [classes[int(ledger.pop("output"))] for ledger in ledgers]
+    facts: dict[str, Any] = {"Score": float(np.mean(scores))}
+    if attribution.get("explain") != "predicted":
+        return facts
+    alike = len(set(outputs)) == 1
+    said = outputs[0] if alike else PREDICTED
+    return facts | {
+        "ExplainedClass": said,
+        "ExplainedScore": f"class score of {said} before softmax or sigmoid",
+        "ExplainedBecause": "predicted by the network",
+        "ExplainedByModel": outputs,
+    }
 
 
 def _bar(what: str) -> Callable[[int, int], object]:
@@ -339,11 +385,10 @@ class SummariseMethod(SimpleInterface):
         products: Products = {}
         for i, (sub, ses) in enumerate(keys):
             models = [f"model-{model}_fold-{number}" for number in folds[i]]
-            scores = [one.pop("score") for one in ledgers[i]]
             facts = method_facts(attribution, positive, models) | {
                 "Sources": [derivative_uri(images[sub, ses])],
                 "OutOfFold": True,
-                "Score": float(np.mean(scores)),
+                **explained_facts(attribution, ledgers[i], self.inputs.classes),
                 **ledger_facts(ledgers[i]),
             }
             mirrored = cache.ipsilateral and cache.mirrored[rows[i]]
@@ -524,7 +569,7 @@ class ExplainPerson(SimpleInterface):
             ) | {
                 "Sources": [derivative_uri(self.inputs.image)],
                 "OutOfFold": True,
-                "Score": float(np.mean([ledger.pop("score") for ledger in ledgers])),
+                **explained_facts(attribution, ledgers, card["Classes"]),
                 **ledger_facts(ledgers),
             }
             mean = np.mean([one[0][0] for one in found], axis=0)

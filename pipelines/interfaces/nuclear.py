@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from nipype.interfaces.base import (
@@ -17,6 +18,7 @@ from nipype.interfaces.base import (
 
 from models.errors import InputError
 from models.grids import Grid
+from models.projections import CUTOFF_PER_CM
 from models.uptake import (
     STRUCTURES,
     Anatomy,
@@ -32,9 +34,14 @@ from pipelines.derivatives import file_hash, write_table
 from pipelines.images import load_volume, read_nifti, write_nifti
 from pipelines.inputs import metadata_of
 from pipelines.interfaces.ants import deterministic_ants
+from pipelines.projections import is_projections, reconstructed
 from pipelines.tracers import Tracer
 
 ATLAS = "AAL"
+REFERENCE_REGIONS = {
+    "brain": "brain without striata, thalamus, brain stem and ventricles",
+    "occipital": "occipital cortex",
+}
 # Where these shares of a region lie outside the field of view, numbers of it mean little.
 LEAST_COVERED = 0.98
 LEAST_CORRELATION = 0.5
@@ -64,7 +71,8 @@ def template_uptake(anatomy: Anatomy, own: str) -> np.ndarray:
 
 
 class ConformUptakeInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="raw image")
+    in_file = File(exists=True, mandatory=True, desc="raw image, or raw projections")
+    cutoff_per_cm = traits.Float(CUTOFF_PER_CM, usedefault=True, desc="of their filter")
 
 
 class ConformUptakeOutputSpec(TraitedSpec):
@@ -73,7 +81,7 @@ class ConformUptakeOutputSpec(TraitedSpec):
 
 
 class ConformUptake(SimpleInterface):
-    """Check tracer and image, average a series, give the image RAS+ axes."""
+    """Check tracer and image, average a series or reconstruct views, give the image RAS+ axes."""
 
     input_spec = ConformUptakeInputSpec
     output_spec = ConformUptakeOutputSpec
@@ -83,7 +91,7 @@ class ConformUptake(SimpleInterface):
         metadata = metadata_of(path)
         tracer = Tracer.of(path, metadata)
         notes = tracer_notes(path, tracer)
-        image, axes, more = load_volume(path, mean=True)
+        image, more, facts = _volume(path, metadata, self.inputs.cutoff_per_cm)
         data = np.asarray(image.dataobj)
         negative = data < 0
         if negative.any():
@@ -95,12 +103,23 @@ class ConformUptake(SimpleInterface):
         self._results["out_file"] = str(out_file)
         self._results["meta"] = {
             "Warnings": notes + more,
-            "RawAxes": axes,
+            **facts,
             "RawSHA256": file_hash(path),
             "TracerName": tracer.name or None,
             "TracerRadionuclide": tracer.nuclide or None,
         }
         return runtime
+
+
+def _volume(
+    path: Path, metadata: Mapping[str, Any], cutoff_per_cm: float
+) -> tuple[nib.Nifti1Image, list[str], dict[str, Any]]:
+    """The image of a scan, notes on it, and what its sidecar is to say."""
+    if is_projections(path):
+        image, facts = reconstructed(path, metadata, cutoff_per_cm)
+        return image, [], facts
+    image, axes, notes = load_volume(path, mean=True)
+    return image, notes, {"RawAxes": axes}
 
 
 def tracer_notes(path: Path, tracer: Tracer) -> list[str]:
@@ -230,6 +249,7 @@ class MeasureBindingInputSpec(BaseInterfaceInputSpec):
     seen = File(exists=True, mandatory=True, desc="field of view on the same grid")
     template = File(exists=True, mandatory=True)
     uptake_template = traits.Str("", usedefault=True)
+    reference = traits.Str("brain", usedefault=True, desc="reference region")
     percentile = traits.Float(75.0, usedefault=True)
     ml = traits.Dict(mandatory=True, desc="structure -> millilitres that count")
 
@@ -252,7 +272,8 @@ class MeasureBinding(SimpleInterface):
         given, cwd = self.inputs, Path(runtime.cwd)
         anatomy, image = anatomy_of(given.template), read_nifti(given.in_file)
         uptake = np.asarray(image.dataobj, np.float32)
-        reference = reference_uptake(uptake, anatomy.reference, given.percentile)
+        region = anatomy.reference(given.reference)
+        reference = reference_uptake(uptake, region, given.percentile)
         scaled = uptake / reference
         found = binding(scaled, anatomy, given.ml)
         seen = np.asarray(read_nifti(given.seen).dataobj) > 0
@@ -274,7 +295,7 @@ class MeasureBinding(SimpleInterface):
             "out_ratios": str(cwd / "ratios.tsv"),
             "out_quality": str(cwd / "qc.tsv"),
             "binding_meta": {
-                "ReferenceRegion": "brain without striata, thalamus, brain stem and ventricles",
+                "ReferenceRegion": REFERENCE_REGIONS[given.reference],
                 "ReferencePercentile": given.percentile,
                 "ReferenceUptake": reference,
                 "Units": "uptake of the reference region",
@@ -375,8 +396,6 @@ class UptakeFigures(SimpleInterface):
     output_spec = UptakeFiguresOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        import nibabel as nib
-
         from pipelines.figures import plot_slices, save, transversal_display
 
         cwd, anatomy = Path(runtime.cwd), anatomy_of(self.inputs.template)

@@ -101,7 +101,7 @@ class VoxelwiseTest(SimpleInterface):
     @property
     def _scale(self) -> str:
         """Images that have a scale of their own, such as uptake, keep it."""
-        return "stored" if self.inputs.intensity == "stored" else "zscore"
+        return "stored" if self.inputs.intensity in ("stored", "binding") else "zscore"
 
     def _people(self) -> tuple[pd.DataFrame, Any, dict[str, str]]:
         """Rows of the predictions, one per person with complete columns; who is left out, why."""

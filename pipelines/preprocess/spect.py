@@ -12,6 +12,7 @@ from nipype.pipeline import engine as pe
 
 from models.errors import InputError
 from models.grids import Grid, full_grid
+from models.projections import CUTOFF_PER_CM
 from models.uptake import mirrored
 from models.volumes import scale_intensity, to_grid
 from pipelines.atlases import template
@@ -54,19 +55,25 @@ class SpectOptions:
         Of ANTs' sampling.
     template : str
         FP-CIT template in MNI space of the user's; "" for the one that is built.
+    reference : {"brain", "occipital"}
+        Reference region: the brain without what binds, or the occipital cortex.
     percentile : float
         Of the reference region's uptake, by which an image is scaled.
     putamen_ml, caudate_ml : float
         Hottest volume per side that counts for the binding ratio.
+    cutoff_per_cm : float
+        Of the Shepp-Logan filter, where raw projections are reconstructed.
     """
 
     registration: str = "linear"
     resolution_mm: float = 2.0
     seed: int = 1
     template: str = ""
+    reference: str = "brain"
     percentile: float = 75.0
     putamen_ml: float = 10.0
     caudate_ml: float = 5.0
+    cutoff_per_cm: float = CUTOFF_PER_CM
 
     def __post_init__(self) -> None:
         if self.registration not in REGISTRATIONS:
@@ -152,12 +159,15 @@ def init_spect_wf(
     """
     paths = spect_paths(scan, options)
     shared = {"template": template, "uptake_template": options.template}
-    conform = pe.Node(ConformUptake(in_file=scan.path), name="conform")
+    conform = pe.Node(
+        ConformUptake(in_file=scan.path, cutoff_per_cm=options.cutoff_per_cm), name="conform"
+    )
     register = pe.Node(RegisterUptake(seed=options.seed, **shared), name="register", mem_gb=1)
     measure = pe.Node(
         MeasureBinding(
             participant=scan.participant,
             session=scan.session,
+            reference=options.reference,
             percentile=options.percentile,
             ml=options.ml,
             **shared,
@@ -255,7 +265,10 @@ def _sidecars(options: SpectOptions, made_by: str) -> dict[str, dict[str, Any]]:
     grid = grid_sidecar(full_grid(options.resolution_mm))
     side = "on the side where the putamen binds less (ipsilateral)"
     return {
-        "image": {"Description": "RAS+ axes, not negative; a series is averaged over time"},
+        "image": {
+            "Description": "RAS+ axes, not negative; a series is averaged over time, raw "
+            "projections are reconstructed"
+        },
         "registered": {
             "Description": "Uptake in template space over that of the reference region; not "
             "mirrored: left is left",

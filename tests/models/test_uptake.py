@@ -57,7 +57,7 @@ def anatomy():
 
 
 def test_the_reference_region_leaves_the_striata_and_the_rest_out(anatomy):
-    reference = anatomy.reference
+    reference = anatomy.reference()
     assert reference.any()
     for one in (
         anatomy.region("Caudate", "Putamen", "Pallidum"),
@@ -129,15 +129,15 @@ def test_more_hottest_voxels_than_there_are_is_an_error():
 
 def test_scaling_divides_by_the_percentile(anatomy):
     volume = np.random.default_rng(0).uniform(1, 2, anatomy.tissue.shape)
-    expected = np.percentile(volume[anatomy.reference], 75)
-    assert reference_uptake(volume, anatomy.reference) == pytest.approx(expected)
+    expected = np.percentile(volume[anatomy.reference()], 75)
+    assert reference_uptake(volume, anatomy.reference()) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
 def test_a_reference_region_without_uptake_is_an_error(anatomy, value):
     volume = np.full(anatomy.tissue.shape, value)
     with pytest.raises(InputError, match="reference region shows no uptake"):
-        reference_uptake(volume, anatomy.reference)
+        reference_uptake(volume, anatomy.reference())
 
 
 def test_binding_of_an_unblurred_image_is_what_was_put_in(anatomy):

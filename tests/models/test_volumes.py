@@ -361,7 +361,16 @@ def test_the_cache_keeps_eleven_bits_of_every_voxel_on_every_scale(tmp_path, how
     assert ((stored == 0) == (data == 0)).all()
 
 
-@pytest.mark.parametrize("how", [how for how in INTENSITIES if how != "stored"])
+ABSOLUTE = ("stored", "binding")
+
+
+def test_binding_is_the_uptake_less_that_of_the_reference_region():
+    data = brain_image()
+    expected = np.where(data != 0, data - 1, 0)
+    np.testing.assert_array_equal(scale_intensity(data, "binding"), expected)
+
+
+@pytest.mark.parametrize("how", [how for how in INTENSITIES if how not in ABSOLUTE])
 def test_scaling_forgets_the_scanners_unit_and_keeps_the_input(how):
     data = brain_image().astype(np.float64)
     before = data.copy()
