@@ -168,8 +168,8 @@ def test_the_narrow_network_of_the_demo():
     shape = recipe.preprocessing.network_grid.shape
     options = {key: value for key, value in recipe.network.items() if key != "name"}
     network = build("nazari2021", shape, **options)
-    convolutions = 27 * 8 + 8 + 3 * (27 * 64 + 8)
-    fully = 8 * prod(shape) * 16 + 16 + 2 * (16 * 16 + 16) + 16 * 2 + 2
+    convolutions = 27 * 4 + 4 + 3 * (27 * 16 + 4)
+    fully = 4 * prod(shape) * 16 + 16 + 2 * (16 * 16 + 16) + 16 * 2 + 2
     assert sum(one.numel() for one in network.parameters()) == convolutions + fully
 
 

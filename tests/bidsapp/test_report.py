@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 
 from bidsapp.report import group_page, methods_text, participant_page, wording
 from bidsapp.report.cohort import Trainers, registrations_table, too_few
+from bidsapp.settings import load_recipe
 from pipelines.figures import save
 
 HOSTILE = '<script>alert("x")</script>'
@@ -1133,7 +1133,7 @@ def test_methods_tell_the_analytics(changes, words, absent):
 def test_methods_of_every_shipped_recipe():
     folder = Path(__file__).parents[2] / "bidsapp/recipes"
     for path in folder.glob("*.toml"):
-        text = str(methods_text(tomllib.loads(path.read_text(encoding="utf-8")), VERSIONS))
+        text = str(methods_text(load_recipe(str(path)).as_dict(), VERSIONS))
         assert "None" not in text, path
         assert "the method “" not in text, path
 
@@ -1193,8 +1193,6 @@ def test_pages_need_no_heavy_package():
 
 
 def test_methods_of_images_that_were_not_registered_name_no_atlas_and_no_test():
-    from bidsapp.settings import load_recipe
-
     recipe = load_recipe("ad-t1w").overridden(
         {
             "preprocessing": {

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from models.errors import InputError
-from models.phantom import person_seed
+from models.phantom import (
+    SCANNER_MM,
+    Canvas,
+    head_shape,
+    move,
+    person_seed,
+    pose,
+    sample,
+    stream,
+)
 from models.uptake import hottest_mean
 from models.uptake_phantom import simulate_uptake
 from pipelines.derivatives import ENTITY_ORDER, read_table
@@ -42,7 +51,14 @@ SKELETON = {
     "outputnode": set(),
 }
 THROUGH_T1W = {"conform_t1w": {"t1w_mask", "register"}, "t1w_mask": {"register"}}
-PLAIN = {"template": "", "percentile": 75.0, "putamen_ml": 10.0, "caudate_ml": 5.0}
+PLAIN = {
+    "template": "",
+    "reference": "brain",
+    "percentile": 75.0,
+    "putamen_ml": 10.0,
+    "caudate_ml": 5.0,
+    "cutoff_per_cm": 1.25,
+}
 
 
 @pytest.fixture
@@ -111,6 +127,8 @@ def test_names(scan, session):
         {"resolution_mm": 4.0},
         {"percentile": 50.0},
         {"putamen_ml": 5.0},
+        {"reference": "occipital"},
+        {"cutoff_per_cm": 0.7},
         {"seed": 2},
     ],
 )
@@ -356,3 +374,66 @@ def test_a_template_of_the_users_own_is_taken(coarse, tmp_path):
     found = template_uptake(anatomy, str(own))
     np.testing.assert_allclose(found, anatomy.brain * 2.0)
     assert np.abs(template_uptake(anatomy, "") - found).max() > 1
+
+
+# --- through the T1w image -----------------------------------------------------------------------
+
+
+def anatomical(anatomy, person, voxel_mm):
+    """The same head on T1w, in another position, and its brain."""
+    canvas = Canvas.covering(SCANNER_MM, voxel_mm)
+    to_template = head_shape(stream(person, 12)) @ np.linalg.inv(pose(stream(person, 99)))
+    own = Canvas(anatomy.tissue.shape, anatomy.voxel_mm, anatomy.affine[:3, 3])
+    points = move(to_template, canvas.points_mm())
+    tissue, brain = (sample(one, own, points) for one in (anatomy.tissue, 1.0 * anatomy.brain))
+    return tissue, brain > 0.5, canvas.affine
+
+
+def test_through_the_t1w_image_uptake_comes_to_lie_on_the_template(coarse, tmp_path, monkeypatch):
+    """The way by the T1w image and the truth of the phantom agree, for each side's loss."""
+    template, anatomy = coarse
+    person = person_seed(0, 1)
+    scan = simulate_uptake(
+        anatomy, person, patient=True, side="R", loss=0.6, voxel_mm=6.0, axcodes="LPS"
+    )
+    tissue, brain, affine = anatomical(anatomy, person, 4.0)
+    t1w, mask = tmp_path / "t1w.nii.gz", tmp_path / "mask.nii.gz"
+    write_nifti(t1w, tissue, affine)
+    write_nifti(mask, brain, affine)
+    path = raw(tmp_path, scan.image.get_fdata(), affine=scan.image.affine)
+    monkeypatch.chdir(tmp_path)
+    conformed_file = ConformUptake(in_file=path).run().outputs.out_file
+    moved = RegisterUptake(
+        in_file=conformed_file, template=str(template), t1w=str(t1w), t1w_mask=str(mask)
+    ).run().outputs  # fmt: skip
+    assert moved.meta["Registration"].startswith("rigid to the T1w, affine")
+    # Where the phantom says that points of the template are in the scan (RAS), and what was found.
+    truth = pose(stream(person, 11, 1)) @ np.linalg.inv(head_shape(stream(person, 12)))
+    import ants
+
+    found = ants.read_transform(moved.to_template)
+    for point in itertools.product((-25.0, 25.0), (-40.0, 20.0), (-15.0, 30.0)):
+        expected = (truth @ [*point, 1.0])[:3]
+        lps = np.array(found.apply_to_point(np.array(point) * (-1, -1, 1)))
+        assert np.linalg.norm(lps * (-1, -1, 1) - expected) < 6.0  # a voxel
+    measured_ = MeasureBinding(
+        participant="01", in_file=moved.out_file, seen=moved.out_seen, template=str(template),
+        ml={"caudate": 5.0, "putamen": 8.0},
+    ).run().outputs  # fmt: skip
+    assert measured_.binding_meta["LowerPutamen"] == "R"
+    assert measured_.meta["Warnings"] == []
+
+
+def test_the_reference_region_may_be_the_occipital_cortex(patients, coarse, tmp_path, monkeypatch):
+    template, anatomy = coarse
+    _, moved, _ = patients["0"]
+    monkeypatch.chdir(tmp_path)
+    found = MeasureBinding(
+        participant="01", in_file=moved.out_file, seen=moved.out_seen, template=str(template),
+        ml={"caudate": 5.0, "putamen": 8.0}, reference="occipital", percentile=50.0,
+    ).run().outputs  # fmt: skip
+    assert found.binding_meta["ReferenceRegion"] == "occipital cortex"
+    scaled = np.asarray(read_nifti(found.out_file).dataobj)
+    assert np.median(scaled[anatomy.reference("occipital")]) == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(InputError, match="no reference region 'pons': choose brain or occipital"):
+        anatomy.reference("pons")
