@@ -774,7 +774,8 @@ def uptake_groups(
         for k, subset in enumerate(subsets):
             chosen = people[people["subset"] == subset]
             found = compared[(compared["cluster"] == cluster) & (compared["subset"] == subset)]
-            _histograms(row[2 * k], chosen, cluster, classes, f"{cluster}, {subset}")
+            title = f"{cluster.replace('_', ' ')}, {subset}"
+            _histograms(row[2 * k], chosen, cluster, classes, title)
             _uptake_roc(row[2 * k + 1], chosen, cluster, classes, found.iloc[0])
     return figure
 
@@ -858,10 +859,14 @@ def uptake_scatter(
                 own[measure], own[cluster], s=16, color=colour, marker=marker, lw=0, alpha=0.75,
                 label=_with_r(related, cluster, name),
             )  # fmt: skip
-        axes.set_title(f"{cluster}: {_with_r(related, cluster, 'everybody')}", size=9, color=INK)
+        title = f"{cluster.replace('_', ' ')}\n{_with_r(related, cluster, 'everybody')}"
+        axes.set_title(title, size=9, color=INK)
         axes.set_xlabel(measure, size=8.5, color=INK)
         axes.set_ylabel("uptake / reference", size=8.5, color=INK)
-        axes.legend(frameon=False, fontsize=7.5)
+        axes.legend(
+            frameon=False, fontsize=7.5, handletextpad=0.2, loc="upper center",
+            bbox_to_anchor=(0.5, -0.24),
+        )  # fmt: skip
     return figure
 
 

@@ -7,4 +7,5 @@ PERCENTILE = 95.0  # of the difference that is clustered (Nazari et al. 2021)
 DRAWS = 2000  # of the bootstrap
 ATTRIBUTION_KEYS = ("name", "method", "explain")  # of [[attribution]]; the others are parameters
 EXPLAINED = ("positive", "predicted")  # class that a map explains
+PREDICTED = "the class that each network predicts"  # what sidecars call the latter
 JACOBIAN = "jacobian"  # in place of a column of volumes: those that the registration tells

@@ -10,6 +10,7 @@ from bidsapp.report import wording
 from bidsapp.report.current import Current
 from bidsapp.report.page import Table, table_of
 from bidsapp.report.shelf import Item, Picture, Shelf
+from pipelines.choices import PREDICTED
 
 FOLLOW_UP = ("uptake", "uptakeCorrelation", "uptakePeople", "balance")
 TABLES = (
@@ -30,8 +31,10 @@ DISTANCE = (
 )
 OUTCOMES = (
     "TP and FN are patients called ill and healthy, FP and TN are controls called ill and healthy, "
-    "all by networks that never saw them. All maps explain the same class and share their colours."
+    "all by networks that never saw them, in the same colours. "
 )
+ONE_CLASS = "All maps explain the same class."
+OWN_CLASS = "Each person’s map explains the class that the network predicted."
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,8 @@ def _method(
         (one for one in files if one.suffix == "dseg" and one.path.suffix == ".tsv"), None
     )
     name = wording.method_name(method)
-    drawn = [(one, _words(one, name)) for one in figures]
+    whose = OWN_CLASS if any(map(_explains_predictions, sidecars)) else ONE_CLASS
+    drawn = [(one, _words(one, name, whose)) for one in figures]
     shown = sorted((one for one in drawn if one[0].suffix != "dseg"), key=_place)
     again = [one for one in shown if one[0]["desc"] in FOLLOW_UP]
     shown = [one for one in shown if one not in again]
@@ -201,7 +205,7 @@ def _method(
 
 _ORDER = (
     *("ranking", "rankingMerged", "outcome", "contrast", "fingerprints"),
-    *("lesions", "transfer"),
+    *("lesions", "transfer", "uptake", "uptakeCorrelation"),
 )
 
 
@@ -222,14 +226,18 @@ def _of_clusters(found: Item) -> bool:
     return bool(found["outcome"] and found["contrast"])
 
 
-def _words(found: Item, name: str) -> tuple[str, str, str]:
+def _explains_predictions(sidecar: Mapping[str, Any]) -> bool:
+    return sidecar.get("ExplainedClass") == PREDICTED
+
+
+def _words(found: Item, name: str, explained: str) -> tuple[str, str, str]:
     """Text of a picture, its caption and its kind."""
     whose = found["contrast"].replace("Minus", " less ")
     if _of_clusters(found):
         text = "Where correctly classified people of both classes differ most"
         return f"{name}: {text.lower()}, {whose}", f"{text}: {whose}.", "mosaic"
     return {
-        "outcome": (f"{name}: mean maps by outcome", OUTCOMES, "mosaic"),
+        "outcome": (f"{name}: mean maps by outcome", OUTCOMES + explained, "mosaic"),
         "contrast": (
             f"{name}: difference of the mean maps, {whose}",
             f"Difference of the mean maps, {whose}; no test: see Statistics for one.",

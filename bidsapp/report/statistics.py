@@ -110,10 +110,8 @@ def _show(figure: Item, name: str, sidecar: Mapping[str, Any]) -> str:
         return "the largest statistic of every permutation"
     significant = f"values of {name} in the significant clusters"
     if figure.suffix == "glass":
-        return (
-            f"{significant}, the strongest along each line of sight; the left of the brain is on "
-            "the left"
-        )
+        half = "the ipsilateral side" if sidecar.get("Lateralisation") else "the left of the brain"
+        return f"{significant}, the strongest along each line of sight; {half} is on the left"
     if not figure["stat"] or (figure["stat"] not in DERIVED and figure["desc"]):
         return (
             significant

@@ -68,5 +68,6 @@ def build(
     for layer in network:
         if isinstance(layer, nn.Conv3d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
     return network

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from models.grids import Grid
 from models.regions import opposite
-from pipelines.choices import ATTRIBUTION_KEYS
+from pipelines.choices import ATTRIBUTION_KEYS, PREDICTED
 from pipelines.derivatives import (
     SPACE,
     derivative_uri,
@@ -44,7 +44,6 @@ from pipelines.images import write_nifti
 from pipelines.interfaces.networks import prediction_keys, read_cohort, rows_of
 
 BATCH = 4
-PREDICTED = "the class that each network predicts"
 
 
 def method_facts(attribution: dict[str, Any], target: str, models: list[str]) -> dict[str, Any]:

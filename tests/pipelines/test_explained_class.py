@@ -8,8 +8,8 @@ from torch import nn
 from bidsapp.settings import load_recipe
 from models.attribution import attribute
 from models.errors import InputError
+from pipelines.choices import PREDICTED
 from pipelines.interfaces.attribution import (
-    PREDICTED,
     Surroundings,
     explain_rows,
     explained_facts,
