@@ -20,7 +20,7 @@ from models.uptake import REFERENCES
 from models.volumes import INTENSITIES
 from pipelines.baselines import BASELINES, BaselineOptions
 from pipelines.choices import ATTRIBUTION_KEYS, EXPLAINED, JACOBIAN
-from pipelines.diffusion_options import Diffusion
+from pipelines.diffusion_options import MAPS, Diffusion
 from pipelines.harmonisation import METHODS, HarmonisationOptions
 from pipelines.preprocess import MODALITIES, REGISTRATIONS
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
@@ -30,6 +30,12 @@ T = TypeVar("T")
 SESSIONS = ("first", "last", "all")
 BRAIN_EXTRACTIONS = ("deepbet", "robex")
 LESIONS = ("keep", "fill", "fill_local")
+UNREGISTERED = ("T1w", "dwi")  # modalities whose images may stay in the person's space
+
+
+def _of_images(modality: str) -> tuple[str, ...]:
+    """Maps of images that are tested: a tensor has several, and is none itself."""
+    return MAPS if modality == "dwi" else ("image",)
 
 
 @dataclass(frozen=True)
@@ -350,10 +356,11 @@ class Recipe:
                 "[preprocessing] intensity = 'binding' is of SPECT images, which have a reference "
                 "region: choose max, minmax, percentile or zscore"
             )
-        if self.preprocessing.registration == "none" and self.input.modality != "T1w":
+        own = self.preprocessing.registration == "none"
+        if own and self.input.modality not in UNREGISTERED:
             raise InputError(
-                f"[preprocessing] registration = 'none' is for T1w images, not for "
-                f"{self.input.modality}: choose one of: nonlinear, linear"
+                f"[preprocessing] registration = 'none' is for {' and '.join(UNREGISTERED)}, not "
+                f"for {self.input.modality}: choose one of: nonlinear, linear"
             )
         if self.preprocessing.lesions != "keep" and self.input.modality != "FLAIR":
             raise InputError(
@@ -362,7 +369,7 @@ class Recipe:
             )
         object.__setattr__(self, "autoencoder", _detectors(self.autoencoder))
         for name in self.statistics.maps:
-            _one_of("[statistics] maps", name, ("image", *names))
+            _one_of("[statistics] maps", name, (*_of_images(self.input.modality), *names))
         _check_statistics(self.statistics)
         _check_baselines(self.baselines)
         _check_harmonisation(self)

@@ -4,6 +4,8 @@ from dataclasses import dataclass, fields
 
 from models.errors import InputError
 
+# Maps of a tensor that are tested beside the heatmaps.
+MAPS = ("md", "fa", "sigma", "theta")
 # Each choice and its values, the usual one first.
 CHOICES = {
     "fit": ("WLS", "OLS", "NLLS", "RESTORE"),

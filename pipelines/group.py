@@ -584,7 +584,8 @@ class _Plan:
             participants = self.output_dir / "participants.tsv"
             check_design(options, study.classes, self.cohort, participants, self._tested)
             test.inputs.participants = participants
-        test.inputs.name = sorted(options.maps, key=lambda name: name != "image")
+        explained = [one["name"] for one in study.attributions]
+        test.inputs.name = sorted(options.maps, key=lambda name: name in explained)
         return test
 
 
@@ -600,7 +601,7 @@ def the_facts(facts: dict | list) -> dict:
 
 
 def choose_stacks(stacks: list, names: list, wanted: list) -> list:
-    """Stacks of the maps to test, "" for the images, which come first."""
+    """Stacks of the maps to test, "" for those of the images, which come first."""
     found = dict(zip(names, stacks, strict=True))
-    images = [""] if "image" in wanted else []
-    return images + [found[name] for name in wanted if name != "image"]
+    ordered = sorted(wanted, key=lambda name: name in found)
+    return [found.get(name, "") for name in ordered]

@@ -16,7 +16,6 @@ from pipelines.images import write_nifti
 # mm^2/s; the least diffusivity that is kept: below lies noise, and a logarithm needs more than 0.
 FLOOR = 1e-6
 CHUNK = 200_000  # voxels at a time
-MAPS = ("md", "fa", "sigma", "theta")
 UNITS = {"md": "mm^2/s", "fa": "unitless", "sigma": "mm^2/s", "theta": "rad"}
 WORDS = {
     "md": "Mean diffusivity, mu",
@@ -67,6 +66,15 @@ def write_tensor(
         paths[name] = str(folder / f"{name}.nii.gz")
         write_nifti(folder / f"{name}.nii.gz", volume, affine, template=template)
     return paths, float(raised.double().mean()) if len(inside) else 0.0
+
+
+def map_of(volume: np.ndarray, name: str) -> np.ndarray:
+    """One of `MAPS` of the tensors (6, x, y, z) that a network sees, in its unit; 0 outside."""
+    inside = np.any(volume != 0, axis=0)
+    tensors = torch.as_tensor(np.moveaxis(volume, 0, -1)[inside], dtype=torch.float64)
+    found = np.zeros(inside.shape, np.float32)
+    found[inside] = scalars(eigen(positive(tensors, 0.0)[0])[0])[name].numpy()
+    return found
 
 
 def describe_fit(method: str, raised: float) -> dict[str, Any]:

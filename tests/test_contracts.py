@@ -20,7 +20,7 @@ from bidsapp.report.citations import REFERENCES
 from bidsapp.report.methods import methods_text
 from bidsapp.settings import Recipe, load_recipe, recipe_names
 from models import anomaly
-from models.attribution import METHODS, attribute, context
+from models.attribution import METHODS, OF_TENSORS, attribute, context
 from models.grids import GRIDS, full_grid
 from models.networks import NETWORKS, build
 from pipelines.atlases import SHIPPED
@@ -107,6 +107,10 @@ def test_every_method_explains_every_network(name, method):
     shape, options = SMALLEST[name]
     network = build(name, shape, **options)
     before = {key: value.clone() for key, value in network.state_dict().items()}
+    if method in OF_TENSORS:  # which any network may be given
+        network = build(name, shape, **options | {"channels": 6})
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        options = options | {"channels": 6}
     volumes = torch.rand(1, options.get("channels", 1), *shape)
     parameters = dict(QUICK.get(method, {}))
     if "regions" in context(method):

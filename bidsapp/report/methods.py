@@ -634,6 +634,15 @@ def _atlas(name: str) -> str:
     )
 
 
+_MEASURES = {
+    "mu": "mean diffusivity",
+    "muhat": "the length of the mean eigenvalue",
+    "sigma": "the deviation of the eigenvalues from their mean",
+    "theta": "the angle of that deviation",
+    "thetahat": "the angle of that deviation, per unit of change of the eigenvalues",
+    "fa": "fractional anisotropy, at a fixed mean plus at a fixed deviation",
+    "fadirection": "fractional anisotropy at a fixed size of the tensor",
+}
 _LRP = "layer-wise relevance propagation [@bach2015]"
 
 # Method -> what it is; a function of the recipe's entry where its parameters are told.
@@ -660,6 +669,10 @@ _METHODS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "lrp_w2": lambda e: f"{_LRP}, w² rule [@montavon2017]",
     "lrp_composite": lambda e: f"{_LRP}, {_rules(e)}",
     "occlusion": lambda e: f"occlusion [@zeiler2014]{_given(e, 'patch_mm', ' by cubes of {} mm')}",
+    "diktiometry": lambda e: (
+        "voxel-based diktiometry [@estudillo2022], the derivative of the score by "
+        + _MEASURES.get(str(e.get("measure", "fa")), str(e.get("measure")))
+    ),
     "region_occlusion": lambda e: "occlusion of one atlas region after the other [@rieke2018]",
 }
 

@@ -99,9 +99,14 @@ def _sidecar(shelf: Shelf, maps: list[Item]) -> dict[str, Any]:
     return merged
 
 
+_MAPS = {"md": "mean diffusivity", "fa": "fractional anisotropy"}
+
+
 def _what(found: Item) -> str:
     if found["method"]:
         return f"{wording.method_name(found['method'])} heatmaps"
+    if found["param"]:
+        return _MAPS.get(found["param"], found["param"])
     return f"{found['mod'] or 'image'} intensity"
 
 

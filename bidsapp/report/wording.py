@@ -20,6 +20,12 @@ METHODS = {
         "Input × gradient",
         "The intensity of each voxel times the sensitivity of the score to it.",
     ),
+    "diktiometry": (
+        "Diktiometry",
+        "How strongly the network's score would change if a voxel's diffusion tensor changed its "
+        "size or shape, its directions kept: mean diffusivity (mu), anisotropy (fa, sigma) or the "
+        "kind of anisotropy (theta).",
+    ),
     "lrp_epsilon": (
         "LRP, epsilon rule",
         "The network's answer is handed back, layer by layer, to the voxels it was computed from; "

@@ -42,9 +42,12 @@ METHODS = {
     "lrp_composite": ("models.attribution.lrp", "lrp_composite"),
     "occlusion": ("models.attribution.occlusion", "occlusion"),
     "region_occlusion": ("models.attribution.occlusion", "region_occlusion"),
+    "diktiometry": ("models.attribution.diktiometry", "diktiometry"),
 }
 # Methods that see all channels as one: their map is the same in each.
-ACROSS_CHANNELS = ("grad_cam", "occlusion", "region_occlusion")
+ACROSS_CHANNELS = ("grad_cam", "occlusion", "region_occlusion", "diktiometry")
+# Methods that need the six components of a diffusion tensor as channels.
+OF_TENSORS = ("diktiometry",)
 # Methods that cover the regions of an atlas, and so need images that one fits.
 OF_REGIONS = ("region_occlusion",)
 # Parameters that describe the images or the run, not the method: they are no recipe values.

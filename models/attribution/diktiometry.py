@@ -12,11 +12,57 @@ off by a factor; the ones here are those that finite differences confirm.
 from math import sqrt
 
 import torch
+from torch import nn
 
-from models.tensor import OFF_DIAGONAL, eigen, matrices, shape
+from models.attribution import Explanation
+from models.attribution.gradients import input_gradient, scores_of
+from models.errors import InputError
+from models.tensor import COMPONENTS, OFF_DIAGONAL, eigen, matrices, shape
 
 # Deviations below this share of the tensor's size are rounding: they have no direction.
 NO_SHAPE = 1e-6
+MEASURES = ("mu", "sigma", "theta", "muhat", "thetahat", "fa", "fadirection")
+
+
+def diktiometry(
+    model: nn.Module, volumes: torch.Tensor, target: int, *, measure: str = "fa"
+) -> Explanation:
+    """Derivative of the score by a measure of each voxel's tensor (Estudillo-Romero et al. 2022).
+
+    Parameters
+    ----------
+    model, volumes, target
+        As of every method; ``volumes`` are (N, 6, x, y, z), the components in the order of
+        `models.tensor`, 0 outside the brain.
+    measure : str
+        One of :data:`MEASURES`, see `derivatives`. Of the image as the network sees it: a
+        derivative by ``mu`` is per unit of its scale.
+
+    Returns
+    -------
+    Explanation
+        The same map in each channel.
+
+    Raises
+    ------
+    models.errors.InputError
+        Unknown measure, or images without six channels.
+    """
+    if measure not in MEASURES:
+        raise InputError(
+            f"diktiometry measure = '{measure}' is unknown; choose one of: {', '.join(MEASURES)}"
+        )
+    if volumes.shape[1] != len(COMPONENTS):
+        raise InputError(
+            f"diktiometry is of diffusion tensors with six channels ({', '.join(COMPONENTS)}), not "
+            f"of images with {volumes.shape[1]}"
+        )
+    gradient, score = input_gradient(scores_of(model), volumes, target)
+    found = torch.zeros_like(volumes[:, 0])
+    inside = (volumes.detach() != 0).any(1)
+    tensors, slopes = (one.detach().movedim(1, -1)[inside].double() for one in (volumes, gradient))
+    found[inside] = derivatives(tensors, slopes)[measure].to(found.dtype)
+    return Explanation(found[:, None].expand_as(volumes), score, {})
 
 
 def derivatives(tensors: torch.Tensor, gradient: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.errors import InputError
+from models.tensor import COMPONENTS, NEGATED, components, matrices
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 CLASSES = ("both", "negative", "positive")
@@ -36,7 +37,10 @@ class Augmentation:
         Whose images are mirrored. Estudillo-Romero 2022 mirrored controls only, since patients
         are turned to the same side.
     flip_negates : tuple of int
-        Channels whose sign turns in a mirror, such as Dxy and Dxz of a diffusion tensor.
+        Channels whose sign turns in a mirror.
+    tensors : bool
+        Whether channels are the six components of a diffusion tensor (`models.tensor`), which
+        turns with the image, and whose Dxy and Dxz change their sign in a mirror.
     rotation_degrees : float
         Largest angle of a turn about the middle of the grid, drawn uniformly, trilinear.
     rotation_axes : tuple of str
@@ -55,6 +59,7 @@ class Augmentation:
     flip_probability: float = 0.0
     flip_classes: str = "both"
     flip_negates: tuple[int, ...] = ()
+    tensors: bool = False
     rotation_degrees: float = 0.0
     rotation_axes: tuple[str, ...] = ("axial",)
     shift_voxels: int = 0
@@ -113,15 +118,29 @@ class Augmentation:
         return {"both": everybody, "positive": positive, "negative": ~positive}[self.flip_classes]
 
     def apply(self, images: torch.Tensor, draws: "Draws") -> torch.Tensor:
-        """Change a batch (N, C, x, y, z) on its device; the images given are left as they are."""
+        """Change a batch (N, C, x, y, z) on its device; the images given are left as they are.
+
+        Raises
+        ------
+        models.errors.InputError
+            Tensors were promised, and there are not six channels.
+        """
+        if self.tensors and images.shape[1] != len(COMPONENTS):
+            raise InputError(
+                "[training.protocol.augmentation] tensors = true: is for diffusion tensors with "
+                f"six channels, not for images with {images.shape[1]}"
+            )
         if self.gamma:
             images = _bend(images, draws.exponents)
         if self.noise_sd:
             images = images + self.noise_sd * _noise(images, draws.seeds) * (images != 0)
         if self.flip_probability:
-            images = _flip(images, draws.flipped, self.flip_negates)
+            negated = NEGATED if self.tensors else self.flip_negates
+            images = _flip(images, draws.flipped, negated)
         if self.rotation_degrees:
             images = _rotate(images, draws.angles)
+            if self.tensors:
+                images = _turned_tensors(images, draws.angles)
         if self.shift_voxels:
             for axis in self.shift_axes:
                 images = _shift(images, draws.steps[:, AXES[axis]], 2 + AXES[axis])
@@ -225,6 +244,14 @@ def _rotate(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     affine = torch.cat([scaled.flip(1, 2), torch.zeros(len(angles), 3, 1)], 2)
     grid = F.affine_grid(affine.to(images.device), list(images.shape), align_corners=True)
     return F.grid_sample(images, grid.to(images.dtype), padding_mode="zeros", align_corners=True)
+
+
+def _turned_tensors(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Each image's tensors, turned like the image itself: R D R^T; channels first."""
+    turn = _turns(angles.float()).to(images.device, images.dtype)
+    tensors = matrices(images.movedim(1, -1))  # (N, x, y, z, 3, 3)
+    turn = turn[:, None, None, None]
+    return components(turn @ tensors @ turn.mT).movedim(-1, 1)
 
 
 def _turns(angles: torch.Tensor) -> torch.Tensor:

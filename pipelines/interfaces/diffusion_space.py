@@ -20,10 +20,11 @@ from models.errors import InputError
 from models.grids import full_grid
 from models.volumes import share_outside
 from pipelines.derivatives import write_table
+from pipelines.diffusion_options import MAPS
 from pipelines.images import read_nifti, write_nifti
 from pipelines.interfaces.ants import TRANSFORMS, deterministic_ants
 from pipelines.quality import LEAST_OVERLAP, MASK_ML, flags_of_cut
-from pipelines.tensors import MAPS, carried, describe_fit, write_tensor
+from pipelines.tensors import carried, describe_fit, write_tensor
 
 COARSE_MM = 2.0  # at which b0 and T1w are registered: a b0 has no finer detail
 SKEW_DEGREES = 15.0  # beyond, the phase encoding is no axis of the T1w image's world

@@ -31,7 +31,7 @@ _SCALES = {"zscore": "z-score inside each brain", "stored": "as preprocessed"}
 
 
 class VoxelwiseTestInputSpec(BaseInterfaceInputSpec):
-    name = traits.Str(mandatory=True, desc="`image`, or the name of an attribution")
+    name = traits.Str(mandatory=True, desc="`image`, a map of it, or the name of an attribution")
     stack = traits.Str(mandatory=True, desc="(people, x, y, z) maps; '' takes the images")
     people = File(exists=True, mandatory=True, desc="participant, label and fold of each row")
     cohort = File(exists=True, mandatory=True)
@@ -100,8 +100,9 @@ class VoxelwiseTest(SimpleInterface):
 
     @property
     def _scale(self) -> str:
-        """Images that have a scale of their own, such as uptake, keep it."""
-        return "stored" if self.inputs.intensity in ("stored", "binding") else "zscore"
+        """Images that have a scale of their own, such as uptake, keep it; maps of a tensor, too."""
+        own = self.inputs.intensity in ("stored", "binding") or self.inputs.name != "image"
+        return "stored" if own else "zscore"
 
     def _people(self) -> tuple[pd.DataFrame, Any, dict[str, str]]:
         """Rows of the predictions, one per person with complete columns; who is left out, why."""
@@ -125,12 +126,21 @@ class VoxelwiseTest(SimpleInterface):
         fwhm = self._options.smoothing_fwhm_mm
         for i, (row, cached) in enumerate(zip(people["row"], rows, strict=True)):
             volume = (
-                scale_intensity(np.asarray(cache.volumes[cached, 0], np.float32), self._scale)
+                scale_intensity(self._image(cache.volumes[cached]), self._scale)
                 if stack is None
                 else np.asarray(stack[row], np.float32)
             )
             data[i] = smooth(volume, cache.grid.affine, fwhm, mask)[mask]
         data.flush()
+
+    def _image(self, volume: np.ndarray) -> np.ndarray:
+        """The first channel, or the map that is made of all of them."""
+        from pipelines.preprocess import modality_of
+
+        if self.inputs.name == "image":
+            return np.asarray(volume[0], np.float32)
+        make = modality_of(self.inputs.modality).maps[self.inputs.name]
+        return make(np.asarray(volume, np.float32))
 
     def _folds(self, people: pd.DataFrame) -> np.ndarray | None:
         """Test folds, where maps of one fold share a network and those of two folds do not."""
@@ -195,6 +205,7 @@ class VoxelwiseTest(SimpleInterface):
             "mod": self.inputs.modality,
             "space": SPACE,
             "model": self.inputs.model,
+            "param": "" if self.inputs.name == "image" else self.inputs.name,
             "res": grid.name,
             "contrast": named,
         }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipelines.derivatives import (
     grid_sidecar,
     relative_path,
 )
-from pipelines.diffusion_options import Diffusion
+from pipelines.diffusion_options import MAPS, Diffusion
 from pipelines.gradient_files import table_file
 from pipelines.images import in_template, read_nifti, whole_grid
 from pipelines.inputs import Scan, metadata_of
@@ -51,7 +52,7 @@ from pipelines.phase_encoding import opposite_of
 from pipelines.preprocess.modality import Modality
 from pipelines.preprocess.t1w import MODALITY as T1W
 from pipelines.preprocess.t1w import T1wOptions, t1w_fingerprint
-from pipelines.tensors import FLOOR, MAPS, ORDER, UNITS, WORDS
+from pipelines.tensors import FLOOR, ORDER, UNITS, WORDS, map_of
 
 REVISION = 1  # raised when the same input would give other voxels
 COMPONENTS = ("dxx", "dxy", "dxz", "dyy", "dyz", "dzz")
@@ -572,4 +573,5 @@ MODALITY = Modality(
     needs_t1w=True,
     channels=len(COMPONENTS),
     parameters=COMPONENTS,
+    maps={name: partial(map_of, name=name) for name in MAPS},
 )

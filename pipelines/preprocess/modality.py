@@ -1,7 +1,7 @@
 """What the rest of the app asks of the preprocessing of a modality."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,9 @@ class Modality:
         Pattern of the file names of its scans, where the suffix does not tell them.
     registrations : tuple of str
         Those of `pipelines.preprocess.REGISTRATIONS` that there are.
+    maps : mapping of str to callable
+        Maps (x, y, z) that are made of the network's input (channels, x, y, z) for voxelwise
+        tests, by name; images of one channel are tested as they are.
     to_be_mirrored : callable, optional
         (path of ``registered``) to whether left and right are exchanged in what a network sees
         where the recipe says ``mirror``, so that the affected side is left in everybody. None
@@ -73,6 +76,7 @@ class Modality:
     names: str = "*"
     lesions: Callable[[Scan, Any], str] | None = None
     registrations: tuple[str, ...] = ("nonlinear", "linear", "none")
+    maps: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     to_be_mirrored: Callable[[str | Path], bool] | None = None
     measures: Callable[[str | Path], dict[str, float]] | None = None
 

@@ -403,3 +403,19 @@ def test_the_recipes_of_flair_differ_in_what_they_are_for():
     source = load_recipe("ms-flair-source")
     assert source.network == load_recipe("ms-flair").network
     assert source.preprocessing.grid == load_recipe("ms-flair").preprocessing.grid
+
+
+def test_maps_that_are_tested_are_those_that_the_modality_has():
+    assert "md" in load_recipe("dwi").statistics.maps
+    for modality, name in (("dwi", "image"), ("T1w", "md")):
+        with pytest.raises(InputError, match=rf"\[statistics\] maps.*{name}"):
+            load_recipe("t1w").overridden(
+                {"input": {"modality": modality}, "statistics": {"maps": [name]}}
+            )
+
+
+def test_tensors_may_stay_in_the_space_of_the_t1w_image():
+    changes = {"preprocessing": {"registration": "none"}}
+    assert load_recipe("dwi").overridden(changes).preprocessing.registration == "none"
+    with pytest.raises(InputError, match="is for T1w and dwi, not for FLAIR"):
+        load_recipe("flair").overridden(changes)

@@ -8,7 +8,8 @@ import torch
 from scipy.ndimage import affine_transform
 
 from models.errors import InputError
-from models.training.augmentation import Augmentation
+from models.tensor import matrices, mirrored
+from models.training.augmentation import AXES, Augmentation
 
 SHAPE = (2, 7, 8, 9)  # channels, x, y, z
 
@@ -289,3 +290,56 @@ def test_noise_has_its_spread_and_stays_in_the_brain():
 def test_values_that_cannot_be_used_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         Augmentation(**options)
+
+
+# --- tensors -------------------------------------------------------------------------------------
+
+
+def tensor_image():
+    """Cigars along x in a ball about the middle, (1, 6, 21, 21, 21)."""
+    grid = torch.stack(torch.meshgrid(*[torch.arange(21.0) - 10] * 3, indexing="ij"))
+    image = torch.zeros(1, 6, 21, 21, 21)
+    image[0, 0], image[0, 3], image[0, 5] = 1.6, 0.4, 0.3
+    return image * (grid.norm(dim=0) < 8)
+
+
+@pytest.mark.parametrize("axis", ["sagittal", "coronal", "axial"])
+def test_tensors_turn_with_their_image(axis):
+    """A turned image has turned fibres: their ends lie where the image's rotation carries them."""
+    augmentation = Augmentation(rotation_degrees=30, rotation_axes=(axis,), tensors=True)
+    draws = augmentation.draw([True], torch.Generator().manual_seed(4))
+    image = tensor_image()
+    turned = augmentation.apply(image, draws)
+    middle = matrices(turned[0, :, 10, 10, 10])
+    number = AXES[axis]
+    angle = float(draws.angles[0, number])
+    one, other = [(1, 2), (2, 0), (0, 1)][number]
+    turn = torch.eye(3)
+    turn[one, one] = turn[other, other] = np.cos(angle)
+    turn[other, one], turn[one, other] = np.sin(angle), -np.sin(angle)
+    assert torch.allclose(
+        middle, turn @ torch.diag(torch.tensor([1.6, 0.4, 0.3])) @ turn.T, atol=1e-5
+    )
+    # The image itself: a bright voxel along +x of the middle is carried to turn @ x.
+    spot = torch.zeros(1, 6, 21, 21, 21)
+    spot[0, :, 16, 10, 10] = 1
+    there = augmentation.apply(spot, draws).abs().sum(1)[0]
+    found = torch.tensor(np.unravel_index(int(there.argmax()), there.shape)) - 10.0
+    assert torch.linalg.vector_norm(found - turn @ torch.tensor([6.0, 0, 0])) < 1.2
+    eigenvalues = torch.linalg.eigvalsh(middle)
+    assert torch.allclose(eigenvalues, torch.tensor([0.3, 0.4, 1.6]), atol=1e-5)
+
+
+def test_mirrored_tensors_change_the_sign_of_two_components():
+    augmentation = Augmentation(flip_probability=1.0, tensors=True)
+    image = torch.rand(2, 6, 4, 5, 6)
+    draws = augmentation.draw([True, False], torch.Generator().manual_seed(0))
+    expected = mirrored(image, axis=2, channel=1)
+    assert torch.equal(augmentation.apply(image, draws), expected)
+
+
+def test_tensors_need_six_channels():
+    augmentation = Augmentation(shift_voxels=1, tensors=True)
+    draws = augmentation.draw([True], torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="six channels, not for images with 1"):
+        augmentation.apply(torch.rand(1, 1, 4, 4, 4), draws)

@@ -7,7 +7,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from models.attribution.diktiometry import derivatives
+from models.attribution import ACROSS_CHANNELS, attribute
+from models.attribution.diktiometry import MEASURES, derivatives
+from models.errors import InputError
+from models.networks import build
 from models.tensor import Shape, assembled, eigen, shape
 
 STEP = 1e-5
@@ -165,3 +168,70 @@ def test_tensors_without_shape_or_size_give_zero():
     assert cigar["fa"] != 0
     assert odd["fa"] == odd["fadirection"] == 0  # a negative mean has no FA
     assert odd["sigma"] != 0
+
+
+# --- through a network ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network of six channels with one logit, and two tensor images with an empty border."""
+    torch.manual_seed(1)
+    model = build("diktiometry", (16, 16, 16), channels=6, outputs=1).double().eval()
+    generator = torch.Generator().manual_seed(2)
+    vectors, _ = torch.linalg.qr(torch.randn(2, 16, 16, 16, 3, 3, generator=generator).double())
+    values = torch.rand(2, 16, 16, 16, 3, generator=generator).double()
+    volumes = assembled(values + torch.tensor([0.9, 0.5, 0.1]), vectors).movedim(-1, 1)
+    volumes[:, :, :3] = 0
+    return model, volumes.contiguous()
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_network_s_map_is_the_slope_of_its_score(network, measure):
+    """All voxels of one person change at once, each along its own measure, by a random amount."""
+    model, volumes = network
+    found = attribute(model, volumes, method="diktiometry", measure=measure)
+    assert found.heatmap.shape == volumes.shape
+    assert torch.equal(found.heatmap[:, :1].expand_as(found.heatmap), found.heatmap)
+    assert (found.heatmap[:, :, :3] == 0).all()
+    assert torch.allclose(found.score, model(volumes)[:, 0])
+    other = attribute(model, volumes, method="diktiometry", measure=measure, target=0)
+    assert torch.allclose(other.heatmap, -found.heatmap)
+    if measure == "fa":
+        return  # a sum over two ways of changing it, see above
+    inside = (volumes[0] != 0).any(0)
+    values, vectors = eigen(volumes[0].movedim(0, -1)[inside])
+    form = shape(values)
+    amount = torch.rand(len(values), generator=torch.Generator().manual_seed(3)).double()
+
+    def moved(step):
+        steps = step * amount
+        mu, sigma, theta = form.mu, form.sigma, form.theta
+        size = torch.sqrt(3 * mu**2 + sigma**2)
+        turned = (form.fa + steps) * size / sqrt(1.5)
+        return {
+            "mu": Shape(mu + steps, sigma, theta),
+            "muhat": Shape(mu + steps / sqrt(3), sigma, theta),
+            "sigma": Shape(mu, sigma + steps, theta),
+            "theta": Shape(mu, sigma, theta + steps),
+            "thetahat": Shape(mu, sigma, theta + steps / sigma),
+            "fadirection": Shape(torch.sqrt((size**2 - turned**2) / 3), turned, theta),
+        }[measure].eigenvalues
+
+    def scored(step):
+        image = volumes[:1].clone()
+        image[0][:, inside] = assembled(moved(step), vectors).T
+        return float(model(image)[0, 0].detach())
+
+    slope = (scored(1e-6) - scored(-1e-6)) / 2e-6
+    assert float((found.heatmap[0, 0][inside] * amount).sum()) == pytest.approx(slope, rel=1e-3)
+
+
+def test_other_images_and_measures_are_refused(network):
+    model, volumes = network
+    assert "diktiometry" in ACROSS_CHANNELS
+    with pytest.raises(InputError, match="measure = 'md' is unknown; choose one of: mu, sigma"):
+        attribute(model, volumes, method="diktiometry", measure="md")
+    scalar = build("diktiometry", (16, 16, 16))
+    with pytest.raises(InputError, match="six channels"):
+        attribute(scalar, torch.rand(1, 1, 16, 16, 16), method="diktiometry")

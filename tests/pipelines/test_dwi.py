@@ -18,7 +18,7 @@ from models.phantom import Canvas, head_model, person_seed, simulate
 from models.tensor import mirrored
 from pipelines.atlases import template as mni
 from pipelines.derivatives import has_sidecar, read_sidecar, read_table
-from pipelines.diffusion_options import CHOICES, Diffusion
+from pipelines.diffusion_options import CHOICES, MAPS, Diffusion
 from pipelines.gradient_files import write_fsl
 from pipelines.images import read_nifti, write_nifti
 from pipelines.inputs import Scan
@@ -32,7 +32,6 @@ from pipelines.preprocess.dwi import (
     init_dwi_wf,
     tensor_input,
 )
-from pipelines.tensors import MAPS
 
 # What every scan has, node: the nodes that it feeds.
 SHARED = {

@@ -7,8 +7,9 @@ import torch
 from numpy.testing import assert_allclose
 
 from models.tensor import components, eigen, matrices
+from pipelines.diffusion_options import MAPS
 from pipelines.images import read_nifti
-from pipelines.tensors import FLOOR, MAPS, carried, write_tensor
+from pipelines.tensors import FLOOR, carried, map_of, write_tensor
 
 AFFINE = np.array([[2.0, 0, 0, -20], [0, 2, 0, -24], [0, 0, 2, -18], [0, 0, 0, 1]])
 SHAPE = (20, 24, 18)
@@ -99,3 +100,16 @@ def test_maps_of_a_tensor_image(image, tmp_path):
     values = eigen(torch.as_tensor(data[9, 12, 9]).double())[0]
     assert_allclose(read["sigma"][9, 12, 9], (values - values.mean()).norm(), rtol=1e-5)
     assert_allclose(matrices(torch.as_tensor(data[9, 12, 9])), CIGAR, atol=1e-9)
+
+
+def test_maps_of_what_a_network_sees_are_those_of_the_stored_tensor(image, tmp_path):
+    """Of the packed image, in its scale: FA and theta have none, MD and sigma are divided by it."""
+    tensors, mask = image
+    data = tensors.get_fdata(dtype=np.float32)
+    paths, _ = write_tensor(data, mask, AFFINE, tmp_path, template=True, maps=MAPS)
+    seen = np.moveaxis(data, -1, 0) / 3e-3
+    for name, scale in (("md", 3e-3), ("sigma", 3e-3), ("fa", 1), ("theta", 1)):
+        stored = read_nifti(paths[name]).get_fdata()
+        assert_allclose(
+            map_of(seen, name) * scale, stored, rtol=1e-4, atol=1e-9 + 1e-3 * (scale == 1)
+        )

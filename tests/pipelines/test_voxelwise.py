@@ -91,11 +91,11 @@ class Cohort:
                 patch.setattr(_Report, "_figures", lambda report, *_: report._null())
             return self._run(options)
 
-    def _run(self, options):
+    def _run(self, options, **changes):
         asked = asdict(options)
         memory = asked.pop("memory_mb")
         node = VoxelwiseTest(
-            name="image", stack="", people=self.folder / "people.tsv",
+            **{"name": "image"} | changes, stack="", people=self.folder / "people.tsv",
             cohort=self.folder / "cohort.tsv", participants=self.folder / "participants.tsv",
             cache=str(self.folder / "cache"), content_hash="x", classes=["CN", "AD"],
             covariates=["age"], model="tiny", atlas="AAL", options=asked, memory_mb=memory,
@@ -347,3 +347,28 @@ def test_few_people_are_told_before_anything_is_permuted(monkeypatch):
 )
 def test_contrasts_become_labels(contrast, label):
     assert contrast_label(contrast) == label
+
+
+def test_a_map_of_a_tensor_is_tested_under_its_own_name(tmp_path):
+    """Patients whose tensors are rounder at the same size: FA falls, MD stays."""
+    cohort = Cohort(tmp_path, effect=0.0)
+    rng = np.random.default_rng(7)
+    size = np.where(INSIDE, 0.3 * (1 + 0.05 * rng.standard_normal((20, *GRID.shape))), 0)
+    cigar = 0.4 - 0.3 * cohort.positive[:, None, None, None] * EFFECT
+    volumes = np.zeros((20, 6, *GRID.shape), np.float32)
+    volumes[:, 0] = size * (1 + 2 * cigar)
+    volumes[:, 3] = volumes[:, 5] = size * (1 - cigar)
+    keys = [(f"{i:02d}", "") for i in range(20)]
+    write_cache(tmp_path / "cache", keys, volumes, GRID, channels=6)
+    options = StatisticsOptions(maps=("fa",), permutations=50)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Report, "_figures", lambda report, *_: report._null())
+        found = {name: cohort._run(options, modality="dwi", name=name) for name in ("fa", "md")}
+    t = {
+        name: one.map(f"param-{name}_contrast-ADMinusCN_stat-t_res-9mm")
+        for name, one in found.items()
+    }
+    assert t["fa"][EFFECT].max() < -3
+    assert np.abs(t["md"][EFFECT]).max() < 5
+    assert np.abs(np.median(t["fa"][EFFECT])) > 5 * np.abs(np.median(t["md"][EFFECT]))
+    assert found["fa"].sidecar("stat-t_res-9mm")["Intensity"] == "as preprocessed"
