@@ -233,7 +233,7 @@ def explain_failures(scores: dict[str, Any]) -> None:
 def score_table(scores: dict[str, Any]) -> str:
     """Lay the scores out for reading."""
     lines = []
-    for section in ("heatmaps", "statistics", "maps", "regions", "controls"):
+    for section in ("heatmaps", "statistics", "patients", "maps", "regions", "controls"):
         rows = scores.get(section)
         if rows:
             columns = list(next(iter(rows.values())))

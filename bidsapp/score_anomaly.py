@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 TABLE = "group/model-{}_desc-{}_anomalyscores.tsv"
 # Regions of interest: the truth of `brainwhy-demo make --modality anomaly` lies in the first.
 THERE, ELSEWHERE = "subcortical", "occipital"
+MEASURES = ("auc", "share", "found")
 
 
 def models(output: Path) -> list[str]:
@@ -32,10 +33,10 @@ def score(truth: Path, output: Path, model: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``maps`` {method: auc, share, found, patients}: z of each patient against that patient's
-        own truth, mean over patients. ``share``: of the top 1 % of voxels that lies in the truth;
-        spheres fill less than 1 % of a brain, so that it cannot be 1; ``found``: of the truth that
-        lies in the top 1 %. ``regions`` {method:
+        ``patients`` {"person method": auc, share, found}: z of each patient against that patient's
+        own truth. ``maps`` {method: the same and patients}: means over the patients. ``share``: of
+        the top 1 % of voxels that lies in the truth; spheres fill less than 1 % of a brain, so that
+        it cannot be 1; ``found``: of the truth that lies in the top 1 %. ``regions`` {method:
         gmean_there, gmean_elsewhere (threshold held out), auc_there, auc_elsewhere}. ``controls``
         {method: percent, expected}: abnormal voxels of left-out controls.
     """
@@ -47,7 +48,12 @@ def score(truth: Path, output: Path, model: str) -> dict[str, Any]:
     methods = list(dict.fromkeys(tables["regions"]["method"]))
     maps = {method: _maps(truth, output, model, method) for method in methods}
     return {
-        "maps": {method: found for method, found in maps.items() if found},
+        "patients": {
+            f"{person} {method}": dict(zip(MEASURES, values, strict=True))
+            for method, people in maps.items()
+            for person, values in people.items()
+        },
+        "maps": {method: _means(people) for method, people in maps.items() if people},
         "regions": {method: _regions(tables["regions"], method) for method in methods},
         "controls": {method: _controls(tables["controls"], method) for method in methods},
     }
@@ -70,30 +76,33 @@ def _controls(table: "pd.DataFrame", method: str) -> dict[str, float]:
     return {name: float(rows[name].iloc[0]) for name in ("percent", "expected")}
 
 
-def _maps(truth: Path, output: Path, model: str, method: str) -> dict[str, float]:
-    """Mean measures over the patients whose truth has a voxel in what was scored."""
-    import numpy as np
-
+def _maps(
+    truth: Path, output: Path, model: str, method: str
+) -> dict[str, tuple[float, float, float]]:
+    """Measures of every patient whose truth has a voxel in what was scored."""
     from pipelines.derivatives import SPACE
 
-    found = []
+    found = {}
     for path in sorted(truth.glob(f"sub-*/**/*_space-{SPACE}_*label-effect_mask.nii.gz")):
         person = path.name.split("_")[0]
         name = (
             f"{person}/**/{person}_*_model-{model}_*method-{method}_stat-{{}}_*_anomalymap.nii.gz"
         )
         z, error = (sorted(output.glob(name.format(stat))) for stat in ("z", "error"))
-        if z and error:
-            measured = _measures(path, z[0], error[0])
-            found += [measured] if measured else []
-    if not found:
-        return {}
-    means = np.mean(found, 0)
-    scores = dict(zip(("auc", "share", "found"), map(float, means), strict=True))
-    return scores | {"patients": float(len(found))}
+        measured = _measures(path, z[0], error[0]) if z and error else None
+        if measured:
+            found[person] = measured
+    return found
 
 
-def _measures(truth: Path, z: Path, error: Path) -> tuple[float, ...] | None:
+def _means(people: dict[str, tuple[float, float, float]]) -> dict[str, float]:
+    import numpy as np
+
+    means = map(float, np.mean(list(people.values()), 0))
+    return dict(zip(MEASURES, means, strict=True)) | {"patients": float(len(people))}
+
+
+def _measures(truth: Path, z: Path, error: Path) -> tuple[float, float, float] | None:
     import nibabel as nib
     import numpy as np
 
@@ -107,4 +116,4 @@ def _measures(truth: Path, z: Path, error: Path) -> tuple[float, ...] | None:
     values = np.asarray(image.dataobj, np.float32)
     share = top_share(values, inside, scored)
     found = share * max(1, round(0.01 * scored.sum())) / inside.sum()
-    return roc_auc(values, inside, scored), share, float(found)
+    return float(roc_auc(values, inside, scored)), float(share), float(found)

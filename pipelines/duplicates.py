@@ -155,7 +155,7 @@ def _warnings(table: pd.DataFrame, path: str) -> list[str]:
     near = table[table["how"] == "near"]
     said += [
         f"{one.first} and {one.second} are very much alike (correlation {one.correlation:.2f}): "
-        "one person under two names, or twins? If so, name them by [cohort] group"
+        "one person under two names, or twins? Classification keeps them together by [cohort] group"
         for one in near[:SHOWN].itertuples()
     ]
     if len(near) > SHOWN:

@@ -50,7 +50,7 @@ width = 4
 patches_per_image = 20
 batch_size = 20
 epochs = 1
-stride = 9
+stride = 8
 """
 
 

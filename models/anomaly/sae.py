@@ -10,6 +10,7 @@ from models.anomaly.dense import PatchReader
 from models.anomaly.patches import PairSampler
 
 PATCH = 15  # voxels; the layers are made for it
+SEAMLESS = 8  # voxels: patches further apart than half a patch leave steps where they meet
 INFERENCES = ("overlap", "centre")
 RECONSTRUCTIONS = ("mean", "sum")
 
@@ -49,7 +50,7 @@ class AutoEncoder(nn.Module):
         How an image is put together: patches ``stride`` voxels apart, averaged with smooth
         weights, or at every voxel the centre of the patch around it.
     stride : int
-        Voxels between patches of ``overlap``.
+        Voxels between patches of ``overlap``, up to about half a patch.
     """
 
     def __init__(
@@ -76,10 +77,10 @@ class AutoEncoder(nn.Module):
                 f"reconstruction is one of {', '.join(RECONSTRUCTIONS)}, inference one of "
                 f"{', '.join(INFERENCES)}"
             )
-        if min(epochs, patches_per_image) < 1 or batch_size < 2 or not 1 <= stride <= PATCH:
+        if min(epochs, patches_per_image) < 1 or batch_size < 2 or not 1 <= stride <= SEAMLESS:
             raise ValueError(
                 "epochs and patches_per_image must be 1 or more, batch_size 2 or more, stride "
-                f"from 1 to {PATCH}"
+                f"from 1 to {SEAMLESS}"
             )
         self.dimensions, self.alpha, self.reconstruction = dimensions, alpha, reconstruction
         self.patches_per_image, self.batch_size = patches_per_image, batch_size

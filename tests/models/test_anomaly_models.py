@@ -144,7 +144,7 @@ def test_reconstructions_cover_the_brain_and_say_where_they_do_not(method):
         ("ae", {"epochs": 0}),
         ("ae", {"widths": (4,) * 9}),
         ("sae", {"inference": "none"}),
-        ("sae", {"stride": 16}),
+        ("sae", {"stride": 9}),
         ("sae", {"batch_size": 1}),
         ("sae", {"dimensions": 4}),
     ],
