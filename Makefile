@@ -7,7 +7,7 @@ DEMO := demo
 JOBS ?= 2
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo demo-flair demo-anomaly demo-spect score score-anomaly test lint format ci-full clean
+.PHONY: demo demo-flair demo-anomaly demo-spect score score-anomaly score-flair test lint format ci-full clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,11 +35,15 @@ score-anomaly: $(READY)
 
 # Lesions in FLAIR: networks from scratch, pre-trained on T1w, and with lesions filled, beside SVMs.
 demo-flair: $(READY)
-	$(BIN)/brainwhy-demo make $(DEMO)/ms --modality FLAIR --participants 20 --force
+	$(BIN)/brainwhy-demo make $(DEMO)/ms --modality FLAIR --participants 16 --force
 	$(BIN)/brainwhy $(DEMO)/ms $(DEMO)/flair participant group --recipe demo-flair-source
 	$(BIN)/brainwhy $(DEMO)/ms $(DEMO)/flair participant group --recipe demo-flair \
 		--compare config=demo-flair,demo-flair-pretrained,demo-flair-filled
 	@echo "Open the comparison: file://$(abspath $(DEMO)/flair/model-demoflair_desc-compareconfig.html)"
+	@echo "Hold it against the truth: make score-flair"
+
+score-flair: $(READY)
+	$(BIN)/brainwhy-demo score $(DEMO)/ms $(DEMO)/flair
 
 demo-spect: $(READY)
 	$(BIN)/brainwhy-demo make $(DEMO)/bids-spect --modality spect --force

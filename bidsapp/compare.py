@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -22,7 +21,7 @@ from models.training.paired import delong, mcnemar
 from pipelines.atlases import template
 from pipelines.charts import region_variants, trainings
 from pipelines.derivatives import label, place, read_table, write_json, write_table
-from pipelines.figures import overlay_limits, plot_rows, save
+from pipelines.figures import over_limit, plot_rows, save
 from pipelines.images import read_nifti
 from pipelines.stored_models import StoredModel, model_folder
 
@@ -263,21 +262,17 @@ def report(output_dir: Path, recipe: str, key: str, variants: Sequence[Variant])
 
 def _of_maps(found: Mapping[str, Mapping[str, Path]]) -> dict[str, Figure]:
     """Mean maps of the patients below each other, of each method, by the ending of the name."""
-    anatomy = read_nifti(template())
-    return {
-        f"_method-{method}_maps": plot_rows(
+    anatomy, drawn = read_nifti(template()), {}
+    for method, own in found.items():
+        scaled = {heading: over_limit(read_nifti(path)) for heading, path in own.items()}
+        signed = any(np.asarray(one.dataobj).min() < 0 for one in scaled.values())
+        drawn[f"_method-{method}_maps"] = plot_rows(
             anatomy,
-            {heading: _scaled(read_nifti(path)) for heading, path in own.items()},
+            scaled,
+            overlay_range=(-1.0 if signed else 0.0, 1.0),
             units="relevance, each row over its 99.5th percentile",
         )
-        for method, own in found.items()
-    }
-
-
-def _scaled(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """A map over its own upper limit of colours: networks differ in how much relevance there is."""
-    data = np.nan_to_num(image.get_fdata(dtype=np.float32))
-    return nib.Nifti1Image(np.clip(data / overlay_limits(data)[1], -1, 1), image.affine)
+    return drawn
 
 
 def _of_regions(table: pd.DataFrame) -> dict[str, Figure]:

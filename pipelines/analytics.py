@@ -468,8 +468,9 @@ def add_fingerprints(sheet: Sheet, ranked: Ranked, regions: Regions) -> None:
             "ShareOfTrainings": pair.share,
             **{key.capitalize(): _number(one) for key, one in vars(pair.distance).items()},
         }
-        with np.errstate(invalid="ignore"):
-            mean = np.nanmean(densities[:, [pair.first, pair.second]], axis=0)
+        both = densities[:, [pair.first, pair.second]]
+        known = np.isfinite(both).sum(axis=0)  # none, where a region has no voxel on the grid
+        mean = np.nansum(both, axis=0) / np.where(known, known, np.nan)
         table = ranked.cube.regions.assign(
             **{f"density_{who}": one for who, one in zip(two, mean, strict=True)}
         )

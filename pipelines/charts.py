@@ -4,6 +4,7 @@ Every function takes tables or arrays and returns a matplotlib `Figure`; `pipeli
 writes it. Nothing touches pyplot's global state.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -518,9 +519,14 @@ def trainings(scores: pd.DataFrame, order: Sequence[str], key: str) -> Figure:
             one.scatter(np.full(len(values), place), values, s=18, color=ACCENT, alpha=0.7, lw=0)
         one.scatter(places, wide.mean(), marker="_", s=420, color=INK, lw=2, zorder=3)
         one.axhline(0.5, color=QUIET, lw=0.8, ls=":")
-        one.set_xticks(places, [str(name) for name in order])
+        one.set_xticks(places, [_wrapped_name(str(name)) for name in order])
         one.set(xlim=(-0.5, len(order) - 0.5), ylabel=_COMPARED[metric], xlabel=key)
     return figure
+
+
+def _wrapped_name(name: str) -> str:
+    """A long name in lines, broken at its hyphens, so that neighbours do not meet."""
+    return textwrap.fill(name, 14, break_long_words=False)
 
 
 def region_variants(table: pd.DataFrame, variants: Sequence[str], top: int = 15) -> Figure:
@@ -587,6 +593,10 @@ def lesion_scatter(people: pd.DataFrame) -> Figure:
 
 _COMPARED = {"balanced_accuracy": "balanced accuracy", "roc_auc": "area under the ROC curve"}
 
+_LIKENESS = {
+    "template_correlation": "correlation with the template",
+    "template_overlap": "overlap with the template (Dice)",
+}
 _QC_AXES = {
     "mask_volume_ml": "brain mask (ml)",
     "striatal_shift_mm": "hottest voxels from the striata (mm)",
@@ -602,11 +612,13 @@ def qc_scatter(qc: pd.DataFrame) -> Figure:
     ----------
     qc
         One row per image: `participant_id mask_volume_ml template_correlation flags`
-        (`flags` missing or "n/a" when nothing was flagged), and `session_id` if there are any.
+        (`flags` missing or "n/a" when nothing was flagged), and `session_id` if there are any;
+        FLAIR has `template_overlap` in the place of the correlation.
     """
     figure, (axes,) = _chart(5.6, 3.8)
     across, words = next((one for one in _QC_AXES.items() if one[0] in qc), ("", ""))
-    wanted = [across, "template_correlation"]
+    likeness, like_words = next((one for one in _LIKENESS.items() if one[0] in qc), ("", ""))
+    wanted = [across, likeness]
     if not set(wanted) <= set(qc) or qc[wanted].dropna().empty:
         _nothing(axes, "No quality numbers were found.")
         return figure
@@ -624,7 +636,7 @@ def qc_scatter(qc: pd.DataFrame) -> Figure:
             size=8,
             color=INK,
         )
-    axes.set(xlabel=words, ylabel="correlation with the template")
+    axes.set(xlabel=words, ylabel=like_words)
     axes.margins(0.12)
     axes.grid(color="#eef1f2")
     axes.set_axisbelow(True)
@@ -637,12 +649,9 @@ def qc_by_registration(qc: pd.DataFrame) -> Figure:
     Parameters
     ----------
     qc
-        One row per image: `registration template_correlation template_overlap`.
+        One row per image: `registration template_correlation template_overlap`, or one of both.
     """
-    measures = {
-        "template_correlation": "correlation with the template",
-        "template_overlap": "overlap with the template (Dice)",
-    }
+    measures = {name: words for name, words in _LIKENESS.items() if name in qc}
     figure, panels = _chart(7.2, 3.2, len(measures))
     kinds = sorted(qc["registration"].dropna().unique())
     rng = np.random.default_rng(0)

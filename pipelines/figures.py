@@ -334,6 +334,16 @@ def plot_slices(
     return figure
 
 
+def over_limit(volume: Volume) -> SpatialImage:
+    """A map over its own upper limit of colours, cut at -1 and 1.
+
+    For maps of several networks below each other, which differ in how much relevance there is.
+    """
+    brain = _canonical(volume)
+    scaled = np.clip(brain.data / overlay_limits(brain.data)[1], -1, 1)
+    return nib.Nifti1Image(scaled.astype(np.float32), brain.affine)
+
+
 def plot_rows(
     volume: Volume,
     overlays: Mapping[str, Volume],

@@ -269,7 +269,8 @@ def _words(found: Item, name: str, explained: str) -> tuple[str, str, str]:
         "transfer": (
             f"{name}: mean maps of the patients before and after transfer",
             "Mean over all patients: by random weights, by the network that the weights started "
-            "from, as it was, and after training further. The rows share their colours.",
+            "from, as it was, and after training further. Each row has its own scale, so compare "
+            "where relevance lies, not how much there is.",
             "mosaic",
         ),
     }.get(

@@ -150,18 +150,37 @@ def _lesions(found: pd.DataFrame) -> Table | None:
     """What lesions get by each network, beside an untrained one."""
     if found.empty:
         return None
-    shown = found.assign(method=[wording.method_name(str(one)) for one in found["method"]])
-    titles = {
-        "patients": "Patients with lesions",
-        "lesion_coverage": "Lesions, share of the brain",
-        "lesion_relevance": "Relevance in lesions",
-        "lesion_relevance_untrained": "Relevance, untrained",
-        "auc": "Area under the curve",
-        "auc_untrained": "Area, untrained",
-        "top_share": "Top 1 % in lesions",
-        "top_share_untrained": "Top 1 %, untrained",
-    }
-    return table_of(shown, "Lesions: means over the patients, person by person", titles=titles)
+    rows = [
+        [
+            str(one["variant"]),
+            wording.method_name(str(one["method"])),
+            str(one["patients"]),
+            _percent(one["lesion_coverage"]),
+            *(
+                f"{write(one[name])} ({write(one[f'{name}_untrained'])})"
+                for name, write in _OF_LESIONS.values()
+            ),
+        ]
+        for one in found.to_dict("records")
+    ]
+    columns = ["Variant", "Method", "Patients", "Lesions, of the brain", *_OF_LESIONS]
+    caption = "Lesions: means over the patients’ own maps (in brackets: an untrained network)"
+    return Table(caption, columns, rows, [False, False, *[True] * (len(columns) - 2)])
+
+
+def _percent(share: float) -> str:
+    return "–" if pd.isna(share) else f"{100 * share:.2f} %"
+
+
+def _area(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.2f}"
+
+
+_OF_LESIONS = {
+    "Relevance in lesions": ("lesion_relevance", _percent),
+    "Area under the curve": ("auc", _area),
+    "Top 1 % in lesions": ("top_share", _percent),
+}
 
 
 def _mean(values: pd.Series, metric: str) -> str:

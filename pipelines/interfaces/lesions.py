@@ -291,7 +291,7 @@ class CompareTransfer(_Shared):
     output_spec = _SharedOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from pipelines.figures import plot_rows
+        from pipelines.figures import over_limit, plot_rows
 
         self._open(runtime)
         if not self.positive.any():
@@ -312,9 +312,8 @@ class CompareTransfer(_Shared):
         images, columns = {}, {}
         for name, mean in means.items():
             facts = {"Description": f"Mean map of all patients, {words[name]}"}
-            images[words[name]] = self.sheet.image(
-                mean.astype(np.float32), facts, stat="mean", desc=name
-            )
+            image = self.sheet.image(mean.astype(np.float32), facts, stat="mean", desc=name)
+            images[words[name]] = over_limit(image)
             joined = merge_sides(self.regions.table(mean))
             columns[f"density_{name}"] = joined["density"].to_numpy()
         table = joined[["index", "name", "voxels"]].assign(**columns)
@@ -324,7 +323,13 @@ class CompareTransfer(_Shared):
             **self.regions.sidecar,
         }
         self.sheet.table(table, facts, atlas=label(self.regions.atlas.name), desc="transfer")
-        self.sheet.figure(plot_rows(self._background(), images, units="relevance"), desc="transfer")
+        drawn = plot_rows(
+            self._background(),
+            images,
+            overlay_range=(-1.0, 1.0),
+            units="relevance, each row over its 99.5th percentile",
+        )
+        self.sheet.figure(drawn, desc="transfer")
         self._results["products"] = self.sheet.products
         return runtime
 

@@ -319,6 +319,41 @@ def test_qc_scatter_names_the_flagged():
     assert "No quality" in texts(charts.qc_scatter(qc[["participant_id"]]))
 
 
+def test_flair_is_drawn_by_its_overlap_with_the_template():
+    qc = pd.DataFrame(
+        {
+            "participant_id": ["sub-01", "sub-02"],
+            "registration": ["linear", "none"],
+            "mask_volume_ml": [1400.0, 1500.0],
+            "template_overlap": [0.96, 0.7],
+            "flags": ["n/a", "low overlap"],
+        }
+    )
+    words = texts(charts.qc_scatter(qc))
+    assert "sub-02" in words
+    assert "overlap with the template (Dice)" in words
+    assert len(charts.qc_by_registration(qc).axes) == 1
+
+
+def test_maps_of_different_strength_are_brought_to_one_scale():
+    data = np.zeros((4, 4, 4), np.float32)
+    data[0, 0, :3] = (5, -20, 0)
+    scaled = figures.over_limit((data, np.eye(4))).get_fdata()
+    assert scaled[0, 0, 0] == pytest.approx(5 / np.percentile([5, 20], 99.5))
+    assert scaled[0, 0, 1] == -1
+    assert np.allclose(figures.over_limit((1000 * data, np.eye(4))).get_fdata(), scaled)
+
+
+def test_regions_that_stand_out_in_any_variant_are_drawn():
+    table = pd.DataFrame(
+        {"name": ["Flat", "Only_b", "Only_a"], "a": [0.1, 0.0, -1.0], "b": [0.1, 0.9, 0.0]}
+    )
+    words = texts(charts.region_variants(table, ["a", "b"], top=2))
+    assert "Only a" in words
+    assert "Only b" in words
+    assert "Flat" not in words
+
+
 @pytest.mark.parametrize("count", [3, 19, 999])
 def test_counts_of_permutations_are_whole_and_bars_are_few(count):
     figure = charts.null_distribution(np.random.default_rng(0).gumbel(5, 1, count), 7.0)
