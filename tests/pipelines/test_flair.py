@@ -205,11 +205,15 @@ def bring(tmp_path, monkeypatch):
     for name in ("image", "template"):
         write_nifti(tmp_path / f"{name}.nii.gz", np.where(brain, 90.0, 0.0), affine)
     write_nifti(tmp_path / "brain.nii.gz", brain, affine)
-    same = ants.create_ants_transform(transform_type="Euler3DTransform", translation=(0, 0, 0))
-    ants.write_transform(same, str(tmp_path / "same.mat"))
+    # Points of the fixed image to those of the moving one, in LPS: +4 mm is 2 voxels to the left.
+    for name, shift in {"same": 0, "to_template": 4, "to_t1w": 6}.items():
+        made = ants.create_ants_transform(
+            transform_type="Euler3DTransform", translation=(shift, 0, 0)
+        )
+        ants.write_transform(made, str(tmp_path / f"{name}.mat"))
 
-    def bring(data, affine=affine):
-        path = tmp_path / "sub-01_label-lesion_mask.nii.gz"
+    def bring(data, affine=affine, space="", transforms=("same",)):
+        path = tmp_path / f"sub-01{space}_label-lesion_mask.nii.gz"
         if data is None:
             path.write_bytes(b"nothing")
         else:
@@ -217,8 +221,8 @@ def bring(tmp_path, monkeypatch):
         given = {name: str(tmp_path / f"{name}.nii.gz") for name in ("image", "template")}
         masks = dict.fromkeys(("mask", "registered_mask"), str(tmp_path / "brain.nii.gz"))
         return BringLesions(
-            lesions=str(path), of="sub-01_FLAIR.nii.gz", transforms=[str(tmp_path / "same.mat")],
-            **given, **masks,
+            lesions=str(path), of="sub-01_FLAIR.nii.gz", **given, **masks,
+            transforms=[str(tmp_path / f"{name}.mat") for name in transforms],
         ).run().outputs  # fmt: skip
 
     return bring
@@ -249,11 +253,25 @@ def test_masks_that_can_be_used(bring, data, ml, said):
     assert said is None or said in done.meta["Warnings"][0]
 
 
-def test_a_mask_on_another_grid_is_placed_by_its_header(bring):
-    """Voxels of 1 mm; centre k of theirs lies where our voxel k / 2 does, so 16 to 23 are 8 to 11.
+def test_a_mask_of_the_t1w_image_goes_back_to_flair_and_on_to_the_template(bring):
+    """Lesions at T1w voxels 8 to 11; FLAIR shows them 3 voxels further left, the template right."""
+    done = bring(lesion(BOX), space="_space-T1w", transforms=("to_template", "to_t1w"))
+    places = {
+        name: np.unique(np.argwhere(read_nifti(getattr(done, name)).get_fdata() > 0)[:, 0]).tolist()
+        for name in ("out_file", "registered")
+    }
+    assert places == {"out_file": [5, 6, 7, 8], "registered": [10, 11, 12, 13]}
 
-    In the middle between two of their voxels nothing is sampled.
-    """
+
+def test_a_mask_of_flair_takes_both_steps_to_the_template(bring):
+    done = bring(lesion(BOX), transforms=("to_template", "to_t1w"))
+    assert np.array_equal(read_nifti(done.out_file).get_fdata() > 0, lesion(BOX) > 0)
+    there = np.argwhere(read_nifti(done.registered).get_fdata() > 0)[:, 0]
+    assert np.unique(there).tolist() == [13, 14, 15]  # 5 voxels to the right; the brain ends at 15
+
+
+def test_a_mask_on_another_grid_is_placed_by_its_header(bring):
+    """Voxels of 1 mm, so that 16 to 23 of them are where 8 to 11 of ours are."""
     fine = lesion(np.s_[16:24, 16:24, 16:24], shape=(40, 40, 40))
     done = bring(fine, np.diag([1.0, 1.0, 1.0, 1.0]))
     assert np.array_equal(read_nifti(done.out_file).get_fdata() > 0, lesion(BOX) > 0)
