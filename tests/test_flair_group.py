@@ -57,7 +57,7 @@ def store(out, who, image, lesions):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, brainwhy):
-    """Twelve people; patients have a bright ball behind, a control has no mask."""
+    """Twelve people; patients have a bright ball behind, a control has no mask any more."""
     out, rng = tmp_path_factory.mktemp("flair") / "out", np.random.default_rng(0)
     source = read_nifti(template())
     brain = to_grid(np.asarray(source.dataobj, np.float32), source.affine, GRID)
@@ -69,6 +69,9 @@ def done(tmp_path_factory, brainwhy):
             lesions[20 : 23 + i // 2, 30:34, 38:42] = True
         image = np.where(lesions, 160.0, np.clip(brain + noise, 1, None) * (brain > 0))
         store(out, who, image.astype(np.float32), None if who == "12" else lesions)
+    # Of a mask that has left the dataset since: its quality numbers know of no lesions.
+    stale = out / lesion_path(Scan("12", "", out / "none"), OPTIONS)
+    write_nifti(stale, np.ones(brain.shape, bool), GRID.affine, template=True)
     table = [
         {"participant_id": f"sub-{who}", "diagnosis": "HC" if i % 2 else "MS", "age": 30 + i,
          "sex": "FM"[i // 2 % 2]}
