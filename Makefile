@@ -7,7 +7,7 @@ DEMO := demo
 JOBS ?= 2
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo demo-flair demo-anomaly demo-spect score score-anomaly score-flair test lint format ci-full clean
+.PHONY: demo demo-flair demo-anomaly demo-dwi demo-spect score score-anomaly score-flair test lint format ci-full clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,13 @@ demo-flair: $(READY)
 
 score-flair: $(READY)
 	$(BIN)/brainwhy-demo score $(DEMO)/ms $(DEMO)/flair
+
+# From raw diffusion series to diktiometry beside tests of MD, sigma and FA.
+demo-dwi: $(READY)
+	$(BIN)/brainwhy-demo make $(DEMO)/bids-dwi --modality dwi --force
+	$(BIN)/brainwhy $(DEMO)/bids-dwi $(DEMO)/out-dwi participant group --recipe demo-dwi
+	$(BIN)/brainwhy-demo score $(DEMO)/bids-dwi $(DEMO)/out-dwi
+	@echo "Open the report: file://$(abspath $(DEMO)/out-dwi/group.html)"
 
 demo-spect: $(READY)
 	$(BIN)/brainwhy-demo make $(DEMO)/bids-spect --modality spect --force

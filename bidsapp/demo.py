@@ -34,6 +34,7 @@ MODALITIES = {
     "T1w": ("bidsapp.demo", 1),
     "anomaly": ("bidsapp.demo_maps", 0),
     "FLAIR": ("bidsapp.demo_flair", 0),
+    "dwi": ("bidsapp.demo_dwi", 0),
     "spect": ("bidsapp.demo_spect", 0),
 }
 # Modality in the truth -> the module that scores its demo; of the others `bidsapp.score` does.
@@ -482,10 +483,10 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         type=_people,
         metavar="N",
         help="people with an image, patients and controls in turn (T1w, FLAIR: 24, anomaly: 44, "
-        "spect: 48)",
+        "spect: 48, dwi: 20)",
     )
     parser.add_argument(
-        "--resolution", type=_millimetres, metavar="MM", help="voxel edge (3; spect: 4)"
+        "--resolution", type=_millimetres, metavar="MM", help="voxel edge (3; spect, dwi: 4)"
     )
     parser.add_argument(
         "--effect",
@@ -493,7 +494,7 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of hippocampus and amygdala (anomaly: of the anisotropy in small spheres of "
         "the deep nuclei; spect: of the binding of the affected putamen) lost by patients; FLAIR: "
-        "their lesion load, 1 being 20 ml; 0: none (0.6)",
+        "their lesion load, 1 being 20 ml; 0: none (0.6); dwi: of what the README says (1)",
     )
     parser.add_argument("--seed", type=int, default=0, help="settles everything (0)")
     parser.add_argument(

@@ -411,6 +411,9 @@ def group(settings: Settings) -> bool:
     diary.excluded = cohort.excluded
     for sentence in cohort.warnings:
         diary.warn(sentence)
+    patients = cohort.rows.loc[cohort.rows["positive"], "participant_id"].drop_duplicates()
+    table = settings.output_dir / "participants.tsv"
+    settings.recipe.preprocessing.sides.check(table, patients)
     for sentence in [*_limits(settings.recipe), *_cut(settings, cohort)]:
         diary.warn(sentence)
     divide = anomaly.divisions if settings.recipe.autoencoder else _splits

@@ -103,6 +103,8 @@ def score(dataset: Path, output: Path, model: str | None = None) -> dict[str, An
 
 def requirements(scores: dict[str, Any]) -> tuple[Requirement, ...]:
     """Those of the kind of demo that was scored."""
+    if "diktiometryfa" in scores.get("heatmaps", {}):
+        return ()  # of what comes out of the demo of diffusion, see docs/dwi.md
     return ANOMALY_REQUIREMENTS if "maps" in scores else REQUIREMENTS
 
 
@@ -204,7 +206,8 @@ def _score_statistics(
         entities = _entities(path)
         if entities.get("model", model) == model:
             statmap = nib.Nifti1Image.from_filename(path)
-            scores[entities.get("method", "image")] = statistic_measures(statmap, truth)
+            name = entities.get("method") or entities.get("param") or "image"
+            scores[name] = statistic_measures(statmap, truth)
     return scores
 
 

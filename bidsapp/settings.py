@@ -24,7 +24,7 @@ from pipelines.diffusion_options import MAPS, Diffusion
 from pipelines.harmonisation import METHODS, HarmonisationOptions
 from pipelines.preprocess import MODALITIES, REGISTRATIONS
 from pipelines.statistics import CORRECTIONS, StatisticsOptions, contrast_label
-from pipelines.view import Mask, View
+from pipelines.view import Mask, Sides, View
 
 T = TypeVar("T")
 SESSIONS = ("first", "last", "all")
@@ -83,6 +83,7 @@ class Preprocessing:
     mirror: bool = False
     spect: Spect = field(default_factory=Spect)
     dwi: Diffusion = field(default_factory=Diffusion)
+    sides: Sides = field(default_factory=Sides)
 
     def __post_init__(self) -> None:
         _one_of("[preprocessing] lesions", self.lesions, LESIONS)
@@ -107,7 +108,7 @@ class Preprocessing:
     @property
     def view(self) -> View:
         """What of an image the network sees."""
-        return View(self.mask, self.mirror)
+        return View(self.mask, self.mirror, self.sides)
 
 
 @dataclass(frozen=True)

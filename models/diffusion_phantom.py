@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 import torch
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from models.gradient_table import GradientTable
@@ -169,31 +170,36 @@ def simulate_diffusion(
     tissue = tensors_of(model, changes)
     b0_signal = np.interp(model.signal, TISSUE_SIGNAL, TISSUE_B0)
     b0_signal = np.where(model.brain > 0.05, b0_signal, np.minimum(b0_signal, FAT_B0))
+    points = move(to_head, canvas.points_mm())
+    points += sample(field, model.warp_canvas, points)
+    tensors = _turned_along(sample(tissue, model.canvas, points), points, canvas)
+    s0 = sample(b0_signal.astype(np.float32), model.canvas, points)
     motion = _motion(acquisition, len(table.b_values), turn_degrees, shift_mm)
     receive = np.exp(smooth_field(acquisition, canvas.axes_mm(), 90.0, 0.3, 0.9)[0])
-    volumes, first = [], None
-    for number, moved in enumerate(motion):
-        points = move(to_head @ np.linalg.inv(moved), canvas.points_mm())
-        points += sample(field, model.warp_canvas, points)
-        if first is None or turn_degrees or shift_mm:
-            tensors = _turned_along(sample(tissue, model.canvas, points), points, canvas)
-            s0 = sample(b0_signal.astype(np.float32), model.canvas, points)
-        if first is None:
-            first = tensors
-            brain = sample(model.brain, model.canvas, points) >= 0.5
-        row = table[[number]].design()[0, :6]
-        signal = receive * s0 * np.exp(np.tensordot(tensors, row, 1))
+    # To a head that was turned by R, the scanner's gradients are turned by its inverse.
+    weights = table.rotated(np.swapaxes(motion[:, :3, :3], 1, 2)).design()[:, :6]
+    volumes = []
+    for row, moved in zip(weights.astype(np.float32), motion, strict=True):
+        signal = receive * _at(s0 * np.exp(tensors @ row), canvas, moved)
         noise = acquisition.normal(0.0, 100.0 * scanner.noise, (2, *signal.shape))
         volumes.append(GAIN * np.hypot(signal + noise[0], noise[1]))
-    assert first is not None
     series = np.round(np.stack(volumes, -1)).astype(np.int16)
+    brain = sample(model.brain, model.canvas, points) >= 0.5
     return DiffusionScan(
         stored(series, canvas.affine, axcodes),
         table,
         stored(brain.astype(np.uint8), canvas.affine, axcodes),
-        first,
+        tensors,
         motion[:, :3, :3],
     )
+
+
+def _at(volume: np.ndarray, canvas: Canvas, moved: np.ndarray) -> np.ndarray:
+    """A volume whose head was moved by a (4, 4) matrix in mm."""
+    if np.allclose(moved, np.eye(4)):
+        return volume
+    back = np.linalg.inv(canvas.affine) @ np.linalg.inv(moved) @ canvas.affine
+    return ndimage.affine_transform(volume, back[:3, :3], back[:3, 3], order=3).clip(0)
 
 
 def _motion(rng: np.random.Generator, count: int, turn: float, shift: float) -> np.ndarray:

@@ -32,19 +32,21 @@ def init_explain_wf(
         The raw scan, for its labels, and its registered brain.
     """
     parent = pe.Workflow(f"explain_{model.name}", base_dir=str(work_dir))
-    making = fingerprint(model.card, [made_by(model.weights(fold)) for fold in model.folds])
+    sides = model.view.sides.values(output_dir / "participants.tsv")
+    weights = [made_by(model.weights(fold)) for fold in model.folds]
     people = harmonised_by(model, output_dir)
     for scan, registered in scans:
         folds, known = model.unseen_folds(scan.participant)
         if not folds:
             continue  # run.py says so: every fold was trained with this person
+        side = [sides[who]] if (who := f"sub-{scan.participant}") in sides else []
         explain = pe.Node(
             ExplainPerson(
                 image=registered,
                 participant=scan.participant,
                 session=scan.session,
                 model=str(model.folder),
-                making=making,
+                making=fingerprint(model.card, weights, *side),
                 folds=folds,
                 known=known,
                 person=people.get(f"sub-{scan.participant}", {}),

@@ -352,6 +352,7 @@ class _Plan:
                 intensity=study.intensity,
                 model=study.model,
                 view=study.view.as_dict(),
+                sides=study.view.sides.values(self.output_dir / "participants.tsv"),
             ),
             name="pack",
         )

@@ -229,7 +229,13 @@ _MODALITIES: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = 
 def _view(table: Mapping[str, Any]) -> list[str]:
     """What of the images networks saw, beyond grid and scale."""
     said = []
-    if table.get("mirror"):
+    sides = table.get("sides") or {}
+    if table.get("mirror") and sides.get("column"):
+        said.append(
+            f"Images of people whose {sides['column']} was “{sides.get('mirrored')}” were "
+            "mirrored, so that the affected side was the same in all patients; others were not."
+        )
+    elif table.get("mirror"):
         said.append(
             "Images whose right side was the affected one were mirrored, so that it is the left "
             "one in everybody (“ipsilateral”)."

@@ -93,6 +93,7 @@ class PackVolumesInputSpec(BaseInterfaceInputSpec):
     intensity = traits.Str(mandatory=True)
     model = traits.Str("model", usedefault=True, desc="label of the model")
     view = traits.Dict({}, usedefault=True, desc="of pipelines.view.View")
+    sides = traits.Dict({}, usedefault=True, desc="participant -> side: another one packs anew")
 
 
 class PackVolumesOutputSpec(TraitedSpec):

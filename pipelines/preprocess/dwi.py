@@ -12,6 +12,7 @@ from nipype.pipeline import engine as pe
 
 from models.errors import InputError
 from models.grids import Grid, full_grid
+from models.tensor import NEGATED
 from models.volumes import to_grid
 from pipelines.derivatives import (
     SPACE,
@@ -573,5 +574,6 @@ MODALITY = Modality(
     needs_t1w=True,
     channels=len(COMPONENTS),
     parameters=COMPONENTS,
+    negated=NEGATED,
     maps={name: partial(map_of, name=name) for name in MAPS},
 )

@@ -52,6 +52,8 @@ class Modality:
         Pattern of the file names of its scans, where the suffix does not tell them.
     registrations : tuple of str
         Those of `pipelines.preprocess.REGISTRATIONS` that there are.
+    negated : tuple of int
+        Channels whose sign turns when left and right are exchanged.
     maps : mapping of str to callable
         Maps (x, y, z) that are made of the network's input (channels, x, y, z) for voxelwise
         tests, by name; images of one channel are tested as they are.
@@ -76,6 +78,7 @@ class Modality:
     names: str = "*"
     lesions: Callable[[Scan, Any], str] | None = None
     registrations: tuple[str, ...] = ("nonlinear", "linear", "none")
+    negated: tuple[int, ...] = ()
     maps: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     to_be_mirrored: Callable[[str | Path], bool] | None = None
     measures: Callable[[str | Path], dict[str, float]] | None = None

@@ -20,10 +20,10 @@ from pipelines.images import is_ipsilateral, mark_ipsilateral, read_nifti, write
 from pipelines.interfaces.attribution import MIRRORED_BACK, SummariseMethod
 from pipelines.interfaces.networks import PackVolumes
 from pipelines.preprocess import modality_of
-from pipelines.view import Mask, View
+from pipelines.view import Mask, Sides, View
 
 GRID = Grid("12mm", (13, 16, 13), 12.0, (-72.0, -106.0, -62.0))
-SPECT, T1W = modality_of("spect"), modality_of("T1w")
+SPECT, T1W, DWI = (modality_of(one) for one in ("spect", "T1w", "dwi"))
 LEFT, RIGHT = (2, 8, 5), (10, 8, 5)  # voxels that are each other's mirror image
 
 
@@ -267,3 +267,64 @@ def test_the_mark_survives_the_disk(tmp_path):
     assert is_ipsilateral(nib.load(tmp_path / "a.nii.gz"))
     assert not is_ipsilateral(nib.Nifti1Image(np.ones((3, 3, 3)), np.eye(4)))
     assert is_ipsilateral(mark_ipsilateral(nib.Nifti1Image(np.ones((3, 3, 3)), np.eye(4))))
+
+
+# --- sides by a column of participants.tsv -------------------------------------------------------
+
+ONSET = Sides("onset", mirrored="left", kept="right")
+
+
+@pytest.fixture
+def tensors(tmp_path):
+    """Tensor images of four people, two with a side, in an output folder with its table."""
+    onset = {"sub-1": "left", "sub-2": "right", "sub-3": "n/a", "sub-4": "both"}
+    table = pd.DataFrame({"participant_id": list(onset), "onset": list(onset.values())})
+    write_table(tmp_path / "participants.tsv", table)
+    data = np.random.default_rng(0).normal(0, 1e-3, (*GRID.shape, 6))
+    paths = {}
+    for who in onset:
+        paths[who] = tmp_path / who / "ses-1/dwi" / f"{who}_ses-1_dwimap.nii.gz"
+        paths[who].parent.mkdir(parents=True)
+        write_nifti(paths[who], data, GRID.affine, template=True)
+    return paths
+
+
+def test_a_column_tells_who_is_mirrored_and_tensors_turn(tensors):
+    view = View(mirror=True, sides=ONSET)
+    view.check(DWI, GRID)
+    assert [view.is_mirrored(DWI, tensors[f"sub-{n}"]) for n in (1, 2, 3)] == [True, False, False]
+    left, right = (view.read(DWI, tensors[who], GRID, "max") for who in ("sub-1", "sub-2"))
+    expected = right[:, ::-1] * np.array([1, -1, -1, 1, 1, 1])[:, None, None, None]
+    np.testing.assert_array_equal(left, expected)
+    assert View.of(view.as_dict()) == view
+    assert View.of({"mirror": True}).sides == Sides()  # of older model cards
+
+
+def test_no_side_is_guessed(tensors, tmp_path):
+    table = tmp_path / "participants.tsv"
+    view = View(mirror=True, sides=ONSET)
+    with pytest.raises(InputError, match="onset of sub-4 is 'both', neither 'left' nor 'right'"):
+        view.is_mirrored(DWI, tensors["sub-4"])
+    ONSET.check(table, ["sub-1", "sub-2"])
+    with pytest.raises(InputError, match="onset of sub-3, sub-4 is neither"):
+        ONSET.check(table, ["sub-1", "sub-3", "sub-4"])
+    with pytest.raises(InputError, match="no column 'side'.*it has: participant_id, onset"):
+        Sides("side", "L", "R").check(table, ["sub-1"])
+    Sides().check(table, ["sub-3"])
+    with pytest.raises(InputError, match="say by 'mirrored' and 'kept'"):
+        Sides("onset", "left", "left")
+    with pytest.raises(InputError, match="needs \\[preprocessing\\] mirror = true"):
+        View(sides=ONSET).check(DWI, GRID)
+    with pytest.raises(InputError, match="name a column of participants.tsv"):
+        View(mirror=True).check(DWI, GRID)
+
+
+def test_a_table_that_changed_is_read_again(tensors, tmp_path):
+    import os
+
+    view = View(mirror=True, sides=ONSET)
+    assert view.is_mirrored(DWI, tensors["sub-1"])
+    table = read_table(tmp_path / "participants.tsv").replace("left", "right")
+    write_table(tmp_path / "participants.tsv", table)
+    os.utime(tmp_path / "participants.tsv", (1, 1))
+    assert not view.is_mirrored(DWI, tensors["sub-1"])
