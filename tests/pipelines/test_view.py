@@ -196,7 +196,7 @@ def summarised(people, tmp_path):
     maps = np.zeros((2, *GRID.shape), np.float32)
     maps[:, LEFT[0], LEFT[1], LEFT[2]] = 1
     np.save(folder / "one.npy", maps)
-    index = {"keys": keys, "fold": 1, "one": [{"score": 1.0}, {"score": 1.0}]}
+    index = {"keys": keys, "fold": 1, "one": [{"score": 1.0, "output": 1.0} for _ in keys]}
     (folder / "index.json").write_text(json.dumps(index))
     ids = pd.DataFrame({"participant_id": ["sub-L", "sub-R"], "session_id": [None, None]})
     images = ids.assign(image=[str(people[sub]) for sub, _ in keys], positive=[True, False])
@@ -308,14 +308,14 @@ def test_no_side_is_guessed(tensors, tmp_path):
     ONSET.check(table, ["sub-1", "sub-2"])
     with pytest.raises(InputError, match="onset of sub-3, sub-4 is neither"):
         ONSET.check(table, ["sub-1", "sub-3", "sub-4"])
-    with pytest.raises(InputError, match="no column 'side'.*it has: participant_id, onset"):
+    with pytest.raises(InputError, match=r"no column 'side'.*it has: participant_id, onset"):
         Sides("side", "L", "R").check(table, ["sub-1"])
     Sides().check(table, ["sub-3"])
     with pytest.raises(InputError, match="say by 'mirrored' and 'kept'"):
         Sides("onset", "left", "left")
     with pytest.raises(InputError, match="needs \\[preprocessing\\] mirror = true"):
         View(sides=ONSET).check(DWI, GRID)
-    with pytest.raises(InputError, match="name a column of participants.tsv"):
+    with pytest.raises(InputError, match="name a column of participants"):
         View(mirror=True).check(DWI, GRID)
 
 
