@@ -346,7 +346,7 @@ def _fitting_model(settings: Settings, diary: Diary) -> StoredModel | None:
     """The stored model, if it was trained on images such as this run makes."""
     if not settings.explain:
         return None
-    model = choose_model(settings.output_dir, settings.model)
+    model = choose_model(settings.output_dir, settings.model, recipe=settings.recipe.name)
     if model is None:
         return None
     if not settings.model and _is_foreign_code(model, settings):
@@ -398,7 +398,7 @@ def group(settings: Settings) -> bool:
     diary = Diary(settings)
     name = label(settings.recipe.name)
     if settings.reports_only:
-        model = choose_model(settings.output_dir, settings.model)
+        model = choose_model(settings.output_dir, settings.model, recipe=settings.recipe.name)
         if model is None:
             raise InputError(
                 f"{settings.output_dir}: holds no model to report on; run the group level"

@@ -308,7 +308,7 @@ def write_split(split: Split, path: Path) -> None:
 
 
 def choose_model(
-    output_dir: Path, wanted: str | None, *, option: str = "--model"
+    output_dir: Path, wanted: str | None, *, option: str = "--model", recipe: str = ""
 ) -> StoredModel | None:
     """The stored model that a flag or a recipe asks for.
 
@@ -318,6 +318,8 @@ def choose_model(
         A name below ``output_dir/models``, or a model's folder anywhere.
     option : str
         What asks for it, for errors.
+    recipe : str
+        Of the run: its own model is taken where there are several and none was asked for.
 
     Returns
     -------
@@ -334,6 +336,8 @@ def choose_model(
         for path in sorted(output_dir.glob("models/model-*/model-*_modelcard.json"))
     ]
     if wanted is None:
+        own = [model for model in stored if recipe and model.name == label(recipe)]
+        stored = own or stored
         if len(stored) > 1:
             names = ", ".join(model.name for model in stored)
             raise InputError(

@@ -236,11 +236,11 @@ def _kind_of(files: Sequence[Item]) -> str:
     return "dwi" if any(one.suffix == "dwi" for one in files) else "T1w"
 
 
-def _order(found: Item) -> tuple[int, str]:
-    """Registrations from the most to the least that was done, then resolutions."""
+def _order(found: Item) -> tuple[int, str, str]:
+    """Registrations from the most to the least that was done, then resolutions and fillings."""
     kind = found["desc"].removeprefix("registration").lower()
     place = REGISTRATIONS.index(kind) if kind in REGISTRATIONS else len(REGISTRATIONS)
-    return place, found["res"]
+    return place, found["res"], found["desc"]
 
 
 def _figures(shelf: Shelf, figures: list[Item]) -> list[tuple[str, Picture]]:
@@ -310,8 +310,10 @@ def _qc_picture(shelf: Shelf, found: Item, variant: str = "") -> Picture | None:
         "its grid. They need not fit; nothing was registered.",
         "display": "Transversal slices from below upwards, uptake over that of the reference "
         "region. The colours are the same for everybody.",
-        "lesions": "Outlines of the lesion mask on the registered FLAIR image, filled where the "
-        "recipe says so. Before filling, bright white matter should lie inside.",
+        "lesions": "Outlines of the lesion mask on the registered FLAIR image. Bright white matter "
+        "should lie inside, and none outside.",
+        "lesionsFilled": "The same with the lesions filled: nothing bright should be left in the "
+        "outlines.",
         "colour": "Principal diffusion directions, as bright as they are anisotropic: red from "
         "side to side, green from back to front, blue from below upwards. The corpus callosum "
         "should be red in the midline, the corticospinal tracts blue; else the gradient table is "
@@ -337,7 +339,8 @@ def _qc_picture(shelf: Shelf, found: Item, variant: str = "") -> Picture | None:
     what = "striata" if what == "registration" and _is_spect(found) else what
     what = "anisotropy" if what == "registration" and _is_diffusion(found) else what
     own = "" if what == "anisotropy" else found["desc"]
-    said = captions.get(own, captions.get(what, found["desc"]))
+    kind = "lesionsFilled" if what == "lesions" and "Filled" in own else what
+    said = captions.get(own, captions.get(kind, found["desc"]))
     return shelf.picture(
         found,
         alt.get(what, f"Quality picture: {found['desc']}") + (f", {variant}" if variant else ""),

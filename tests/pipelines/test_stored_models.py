@@ -186,6 +186,9 @@ def test_of_several_one_must_be_named(tmp_path):
     store(tmp_path, "adt1w")
     with pytest.raises(InputError, match=r"choose by --model \(adt1w, one\)"):
         choose_model(tmp_path, None)
+    assert choose_model(tmp_path, None, recipe="ad-t1w").name == "adt1w"  # the run's own
+    with pytest.raises(InputError, match="several models"):
+        choose_model(tmp_path, None, recipe="another")
     assert choose_model(tmp_path, "one").name == "one"
     assert choose_model(tmp_path, "ad-t1w").name == "adt1w"  # the recipe's name will do
 
