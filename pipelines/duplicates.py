@@ -49,7 +49,9 @@ class Seen:
             yield volume
 
 
-def find(cohort: pd.DataFrame, seen: Seen, packed: Iterable[str]) -> pd.DataFrame:
+def find(
+    cohort: pd.DataFrame, seen: Seen, packed: Iterable[str], alike: float = ALIKE
+) -> pd.DataFrame:
     """Pairs of images that are equal, or nearly so between two people.
 
     Parameters
@@ -59,6 +61,8 @@ def find(cohort: pd.DataFrame, seen: Seen, packed: Iterable[str]) -> pd.DataFram
     seen : Seen
     packed : iterable of str
         Hash of every image as the network sees it.
+    alike : float
+        Correlation from which images of two people are nearly equal.
 
     Returns
     -------
@@ -73,9 +77,9 @@ def find(cohort: pd.DataFrame, seen: Seen, packed: Iterable[str]) -> pd.DataFram
         for pair in equal_pairs(hashes):
             rows.setdefault(pair, (how, 1.0))
     if len(people) >= FEWEST:
-        for i, j, alike in near_pairs(np.stack(seen.thumbnails)):
+        for i, j, correlation in near_pairs(np.stack(seen.thumbnails), alike):
             if people[i] != people[j] and not _related(cohort, i, j):
-                rows.setdefault((i, j), ("near", alike))
+                rows.setdefault((i, j), ("near", correlation))
     found = [(i, j, people[i] == people[j], *told) for (i, j), told in rows.items()]
     return pd.DataFrame(found, columns=["first", "second", "same_person", "how", "correlation"])
 
@@ -120,7 +124,9 @@ def used_once(cohort: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     return cohort
 
 
-def products(cwd: Path, model: str, found: pd.DataFrame, cohort: pd.DataFrame) -> dict[str, Any]:
+def products(
+    cwd: Path, model: str, found: pd.DataFrame, cohort: pd.DataFrame, alike: float = ALIKE
+) -> dict[str, Any]:
     """The table of pairs, with what was checked and what to think of it."""
     names = [
         "_".join(filter(None, (row.participant_id, row.session_id))) for row in cohort.itertuples()
@@ -139,7 +145,7 @@ def products(cwd: Path, model: str, found: pd.DataFrame, cohort: pd.DataFrame) -
         "sees them: packed), and pairs of people whose images are nearly equal (near)",
         "Images": len(cohort),
         "People": int(cohort["participant_id"].nunique()),
-        "NearThreshold": ALIKE if len(cohort) >= FEWEST else None,
+        "NearThreshold": alike if len(cohort) >= FEWEST else None,
         "Warnings": warnings,
     }
     if len(cohort) < FEWEST:

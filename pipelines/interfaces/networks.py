@@ -129,13 +129,15 @@ class PackVolumes(SimpleInterface):
         seen = duplicates.Seen(grid.voxel_mm)
         watched = seen.watch(cohort["image"], volumes)
         cache = write_cache(cwd / "cache", keys, watched, grid, kind.channels, mirrored)
-        found = duplicates.find(cohort, seen, cache.image_hashes)
+        found = duplicates.find(cohort, seen, cache.image_hashes, kind.alike)
         duplicates.refuse(found, cohort)
         write_table(cwd / "cohort.tsv", duplicates.used_once(cohort, found))
         self._results["cache"] = str(cwd / "cache")
         self._results["content_hash"] = cache.content_hash
         self._results["cohort"] = str(cwd / "cohort.tsv")
-        self._results["products"] = duplicates.products(cwd, self.inputs.model, found, cohort)
+        self._results["products"] = duplicates.products(
+            cwd, self.inputs.model, found, cohort, kind.alike
+        )
         return runtime
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from nipype.pipeline import engine as pe
 
+from models.duplicates import ALIKE
 from models.grids import Grid
 from pipelines.derivatives import has_sidecar, read_sidecar, sidecar_path
 from pipelines.inputs import Scan
@@ -64,6 +65,9 @@ class Modality:
     measures : callable, optional
         (path of ``registered``) to numbers of the image that uptake elsewhere is held against;
         the first one is the leading one.
+    alike : float
+        Correlation of what sets two images apart from the others, from which they are told as
+        nearly equal (`models.duplicates`).
     """
 
     suffix: str
@@ -82,6 +86,7 @@ class Modality:
     maps: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     to_be_mirrored: Callable[[str | Path], bool] | None = None
     measures: Callable[[str | Path], dict[str, float]] | None = None
+    alike: float = ALIKE
 
     def is_done(self, output_dir: Path, scan: Scan, options: Any) -> bool:
         """Whether the derivatives of this very scan with these options are all there."""

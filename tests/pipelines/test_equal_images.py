@@ -140,3 +140,19 @@ def test_files_that_differ_in_bytes_alone_are_found_while_packing(tmp_path):
     outputs = pack([0, 2])
     assert read_cohort(outputs.cohort)["train"].all()
     assert json.loads(json.dumps(outputs.products))["group/model-tiny_duplicates.tsv"]
+
+
+def test_a_modality_whose_patients_are_alike_asks_for_more(tmp_path):
+    """In SPECT, what sets a patient apart is the same in all patients: the striata."""
+    from pipelines.preprocess import modality_of
+
+    rng = np.random.default_rng(0)
+    small = rng.normal(size=(10, 500)).astype(np.float32)
+    small[7] = small[2] + 0.8 * small[7]
+    table, names = cohort(*map(str, range(10))), list(map(str, range(10)))
+    assert len(find(table, seen(names, small), names, modality_of("T1w").alike)) == 1
+    strict = modality_of("spect").alike
+    found = find(table, seen(names, small), names, strict)
+    assert found.empty
+    written = products(tmp_path, "tiny", found, table, strict)
+    assert written["group/model-tiny_duplicates.tsv"]["sidecar"]["NearThreshold"] == strict
