@@ -9,7 +9,7 @@ import argparse
 import resource
 import sys
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from torch import nn
@@ -49,22 +49,25 @@ WORK: dict[str, Callable[[nn.Module, str], None]] = {
 
 
 def main() -> None:
-    """Print seconds and the peak of memory."""
+    """Print seconds, those of the processor alone, and the peak of memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=WORK)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.manual_seed(0)
     network = build("nazari2021", SHAPE).to(options.device)
-    began = perf_counter()
+    began, computed = perf_counter(), process_time()
     WORK[options.what](network, options.device)
     if options.device.startswith("cuda"):
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() / 2**30
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    seconds = perf_counter() - began
-    sys.stdout.write(f"{options.what} on {options.device}: {seconds:.1f} s, {peak:.2f} GiB\n")
+    seconds, own = perf_counter() - began, process_time() - computed
+    sys.stdout.write(
+        f"{options.what} on {options.device}: {seconds:.1f} s ({own:.1f} s of processor time), "
+        f"{peak:.2f} GiB\n"
+    )
 
 
 if __name__ == "__main__":
