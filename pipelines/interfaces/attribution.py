@@ -90,8 +90,11 @@ def check_values(attribution: dict[str, Any]) -> None:
     """
     from torch import nn
 
-    toy = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
-    volume = np.ones((1, 1, 4, 4, 4), np.float32)
+    from models.attribution import OF_TENSORS
+
+    n = 6 if attribution["method"] in OF_TENSORS else 1
+    toy = nn.Sequential(nn.Conv3d(n, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
+    volume = np.ones((1, n, 4, 4, 4), np.float32)
     given = {key: value for key, value in attribution.items() if key not in ("layer", "unit")}
     explain_rows(toy, volume, [0], given, 1, Surroundings((4.0,) * 3, np.ones((4, 4, 4), int)))
 

@@ -242,11 +242,16 @@ def test_only_older_files_of_the_model_are_removed(tmp_path):
         {"name": "a", "method": "lrp_epsilon", "start": "x"},
         {"name": "a", "method": "lrp_epsilon", "bias": "x"},
         {"name": "a", "method": "saliency", "form": "x"},
+        {"name": "a", "method": "diktiometry", "measure": "x"},
     ],
 )
 def test_impossible_values_are_refused_before_training(attribution):
     with pytest.raises(InputError):
         check_values(attribution)
+
+
+def test_possible_values_of_tensors_pass():
+    check_values({"name": "a", "method": "diktiometry", "measure": "muhat"})
 
 
 # --- random search -------------------------------------------------------------------------------
