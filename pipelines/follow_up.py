@@ -50,16 +50,17 @@ class Measured:
 
 
 class _Images:
-    """First channel of some rows of the cache, one in memory at a time."""
+    """First channel of some rows of the cache, one in memory at a time, ``lifted`` in the brain."""
 
-    def __init__(self, cache: Any, rows: list[int]) -> None:
-        self.cache, self.rows = cache, rows
+    def __init__(self, cache: Any, rows: list[int], lifted: float) -> None:
+        self.cache, self.rows, self.lifted = cache, rows, lifted
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        return np.asarray(self.cache.volumes[self.rows[i], 0], np.float32)
+        image = np.asarray(self.cache.volumes[self.rows[i], 0], np.float32)
+        return np.where(image != 0, image + np.float32(self.lifted), 0)
 
 
 def measured_people(
@@ -68,6 +69,7 @@ def measured_people(
     people: Retrainings,
     kind: Modality,
     covariates: Sequence[str],
+    intensity: str = "stored",
 ) -> Measured:
     """Everybody of the cohort, by the image that is judged, else by the first one.
 
@@ -82,6 +84,8 @@ def measured_people(
         With ``measures``.
     covariates : sequence of str
         Columns of the cohort.
+    intensity : str
+        Scale of the cache; from ``binding``, the uptake is brought back.
     """
     assert kind.measures is not None
     judged = set(people.keys)
@@ -95,7 +99,9 @@ def measured_people(
         subset=np.where(table["tested"], TEST, TRAINING),
         measures=pd.DataFrame([kind.measures(path) for path in table["image"]]),
         covariates=table[list(covariates)],
-        volumes=_Images(cache, cache.rows(table["key"])),  # type: ignore[arg-type]
+        volumes=_Images(  # type: ignore[arg-type]
+            cache, cache.rows(table["key"]), 1.0 if intensity == "binding" else 0.0
+        ),
     )
 
 

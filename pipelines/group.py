@@ -479,6 +479,7 @@ class _Plan:
                 volumes=dict(study.volumes),
                 exclude=asdict(study.exclude),
                 covariates=list(study.covariates),
+                intensity=study.intensity,
                 min_cluster_mm3=study.statistics.min_cluster_mm3,
                 seed=study.seed,
                 **self._shared,

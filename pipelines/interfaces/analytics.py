@@ -58,6 +58,7 @@ class AnalyseMethodInputSpec(_SharedInputSpec):
     min_cluster_mm3 = traits.Float(0.0, usedefault=True)
     exclude = traits.Dict({}, usedefault=True, desc="of pipelines.view.Mask; not clustered")
     covariates = traits.List(traits.Str, [], usedefault=True, desc="columns of the cohort")
+    intensity = traits.Str("stored", usedefault=True, desc="scale of the images")
     seed = traits.Int(mandatory=True)
 
 
@@ -120,7 +121,9 @@ class AnalyseMethod(SimpleInterface):
         kind = modality_of(given.modality)
         if clusters is not None and kind.measures is not None:
             cohort = read_cohort(given.cohort)
-            measured = measured_people(cohort, cache, people, kind, list(given.covariates))
+            measured = measured_people(
+                cohort, cache, people, kind, list(given.covariates), given.intensity
+            )
             add_follow_up(sheet, *clusters, measured, classes, given.seed)
         return analytics.training_distances(sheet, means)
 

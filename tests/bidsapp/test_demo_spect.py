@@ -17,6 +17,7 @@ from bidsapp.settings import load_recipe
 from models.errors import InputError
 from models.networks import build
 from pipelines.derivatives import read_table, write_table
+from pipelines.images import write_nifti
 
 COARSE = {"resolution": 8.0, "participants": 4}
 
@@ -114,7 +115,20 @@ def finished(dataset, tmp_path):
     )
     stem = "mod-spect_space-M_model-demospectnostriatum_target-reduced_method-lrpcomposite"
     write_table(tmp_path / f"group/{stem}_desc-uptake_heatmap.tsv", uptake)
+    clusters = pd.DataFrame({"index": [1, 2], "name": ["Insula_ipsi", "Temporal"]})
+    write_table(tmp_path / f"group/{stem}_desc-P95_dseg.tsv", clusters)
+    _write_clusters(tmp_path / f"group/{stem}_desc-P95_dseg.nii.gz", insular_x=44.0)
     return tmp_path
+
+
+def _write_clusters(path, insular_x):
+    """Label 1: a ball on both sides at the height of the insula; 2: none."""
+    grid = load_recipe("demo-spect").preprocessing.network_grid
+    x, y, z = nib.affines.apply_affine(
+        grid.affine, np.stack(np.indices(grid.shape), axis=-1)
+    ).transpose(3, 0, 1, 2)
+    away = np.sqrt((abs(x) - insular_x) ** 2 + (y - 4) ** 2 + (z - 2) ** 2)
+    write_nifti(path, 1.0 * (away < 6), grid.affine, template=True)
 
 
 def test_a_good_run_meets_every_requirement(dataset, finished, capsys):
@@ -135,6 +149,16 @@ def test_what_is_missing_or_wrong_is_not_met(dataset, finished):
     assert not found["striatum_above_nostriatum"]
     assert found["putamen_binding"]
     assert demo.main(["score", str(dataset), str(finished), "--strict"]) == demo.UNUSABLE
+
+
+def test_a_cluster_of_spill_out_is_no_insula(dataset, finished):
+    """What lies beside the putamen differs by what the striata have lost, not by the insula."""
+    good = score_spect.score(dataset, finished)["insula"]["own_loss"]
+    (path,) = finished.glob("group/*_dseg.nii.gz")
+    _write_clusters(path, insular_x=24.0)
+    found = score_spect.score(dataset, finished)
+    assert found["insula"]["own_loss"] < 0.3 < 0.5 < good < 1.05
+    assert not found["requirements"]["insula_not_spill_out"]
 
 
 def test_nothing_to_score(dataset, tmp_path):
