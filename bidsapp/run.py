@@ -233,13 +233,16 @@ def _found(
     settings: Settings, people: Sequence[str], suffix: str, sessions: Sequence[str], diary: Diary
 ) -> list[Scan]:
     filters = settings.filters.get(suffix.lower(), {})
+    kind = modality_of(suffix)
     scans, warnings = find_scans(
         settings.bids_dir,
         people,
         suffix,
         sessions=sessions,
         filters=filters,
-        names=modality_of(suffix).names,
+        names=kind.names,
+        rank=kind.rank,
+        others_are=kind.others_are,
     )
     for sentence in warnings:
         diary.warn(sentence)

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -132,6 +132,8 @@ def find_scans(
     sessions: Sequence[str] = (),
     filters: Mapping[str, Any] | None = None,
     names: str = "*",
+    rank: Callable[[Path], Any] = str,
+    others_are: str = "passed over",
 ) -> tuple[list[Scan], list[str]]:
     """Images of one modality, at most one per person and session.
 
@@ -151,6 +153,10 @@ def find_scans(
         More pybids entities to ask for (``--bids-filter-file``).
     names : str
         Pattern that file names must match; others are not scans of this modality.
+    rank : callable
+        Of several images of a session, that of the lowest value is the scan.
+    others_are : str
+        What is said of the others.
 
     Returns
     -------
@@ -177,11 +183,11 @@ def find_scans(
     if set(participants) == set(participants_on_disk(bids_dir)):
         warnings += [f"{name}: {ODD}; left out" for name in odd_folders(bids_dir)]
     for (participant, session), paths in sorted(by_key.items()):
-        first, *others = sorted(paths, key=lambda path: (is_projections(path), path))
+        first, *others = sorted(paths, key=lambda path: (is_projections(path), rank(path), path))
         scans.append(Scan(participant, session, first))
         if others:
             names = ", ".join(path.name for path in others)
-            warnings.append(f"sub-{participant}: {first.name} is used, {names} passed over")
+            warnings.append(f"sub-{participant}: {first.name} is used, {names} {others_are}")
     return scans, warnings
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
@@ -564,6 +565,15 @@ def tensor_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
     return np.stack([to_grid(data[..., k], affine, grid) for k in range(6)]).astype(np.float32)
 
 
+def fewest_volumes_last(path: Path) -> int:
+    """Rank of a series: b0s of opposite phase encoding may lie beside it under the same suffix."""
+    try:
+        shape = nib.Nifti1Image.from_filename(path).shape
+    except Exception:  # an unreadable image is told of where it is read
+        return 0
+    return -shape[3] if len(shape) > 3 else 0
+
+
 MODALITY = Modality(
     suffix="dwi",
     options=DwiOptions.of,
@@ -575,5 +585,7 @@ MODALITY = Modality(
     channels=len(COMPONENTS),
     parameters=COMPONENTS,
     negated=NEGATED,
+    rank=fewest_volumes_last,
+    others_are="not fitted (one of opposite phase encoding tells the distortion)",
     maps={name: partial(map_of, name=name) for name in MAPS},
 )

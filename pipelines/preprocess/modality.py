@@ -51,6 +51,10 @@ class Modality:
         several.
     names : str
         Pattern of the file names of its scans, where the suffix does not tell them.
+    rank : callable
+        Of several images of a session, that of the lowest value is the scan.
+    others_are : str
+        What is said of the others.
     registrations : tuple of str
         Those of `pipelines.preprocess.REGISTRATIONS` that there are.
     negated : tuple of int
@@ -80,6 +84,8 @@ class Modality:
     channels: int = 1
     parameters: tuple[str, ...] = ()
     names: str = "*"
+    rank: Callable[[Path], Any] = str
+    others_are: str = "passed over"
     lesions: Callable[[Scan, Any], str] | None = None
     registrations: tuple[str, ...] = ("nonlinear", "linear", "none")
     negated: tuple[int, ...] = ()

@@ -21,7 +21,7 @@ from pipelines.derivatives import has_sidecar, read_sidecar, read_table
 from pipelines.diffusion_options import CHOICES, MAPS, Diffusion
 from pipelines.gradient_files import write_fsl
 from pipelines.images import read_nifti, write_nifti
-from pipelines.inputs import Scan
+from pipelines.inputs import Scan, find_scans
 from pipelines.participant import init_participant_wf
 from pipelines.preprocess import modality_of
 from pipelines.preprocess.dwi import (
@@ -195,6 +195,22 @@ def test_unknown_choices_are_refused(name):
     with pytest.raises(InputError, match=rf"\[preprocessing.dwi\] {name} = 'x'"):
         Diffusion(**{name: "x"})
     assert getattr(Preprocessing().dwi, name) == CHOICES[name][0]
+
+
+def test_the_longest_series_is_the_scan(tmp_path):
+    """An opposite b0 whose name comes first is no scan, and is not called passed over."""
+    folder = tmp_path / "sub-01/dwi"
+    folder.mkdir(parents=True)
+    (tmp_path / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
+    for direction, volumes in (("AP", 2), ("PA", 9)):
+        image = nib.Nifti1Image(np.zeros((4, 4, 4, volumes), np.uint8), LAS)
+        nib.save(image, folder / f"sub-01_dir-{direction}_dwi.nii.gz")
+    (folder / "sub-01_dir-XX_dwi.nii.gz").write_bytes(b"no image")
+    kind = {"rank": MODALITY.rank, "others_are": MODALITY.others_are}
+    (scan,), (said,) = find_scans(tmp_path, ["01"], "dwi", **kind)
+    assert scan.path.name == "sub-01_dir-PA_dwi.nii.gz"
+    assert "sub-01_dir-AP_dwi.nii.gz" in said
+    assert "tells the distortion" in said
 
 
 # --- what a network sees -------------------------------------------------------------------------
