@@ -146,8 +146,8 @@ def simulate_diffusion(
     session: int = 1,
     scanner: Scanner | None = None,
     axcodes: str = "RAS",
-    turn_degrees: float = 0.5,
-    shift_mm: float = 0.3,
+    turn_degrees: float = 0.25,
+    shift_mm: float = 0.2,
 ) -> DiffusionScan:
     """Simulate one series of one person: the anatomy of `models.phantom.simulate`.
 

@@ -118,25 +118,28 @@ class DenoiseDwi(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from dipy.denoise.localpca import mppca
 
+        from pipelines.denoising import head_mask
+
         image = read_nifti(self.inputs.in_file)
         data = np.asarray(image.dataobj, np.float32)
         radius = _patch_radius(data.shape[3])
+        head = head_mask(data.mean(-1))  # most of the time would be spent on air
         with threadpool_limits(1), warnings.catch_warnings():  # more threads are 20 times slower
             warnings.simplefilter("ignore", RuntimeWarning)  # patches of air have no components
             denoised, noise = mppca(
-                data, patch_radius=radius, return_sigma=True, suppress_warning=True
+                data, mask=head, patch_radius=radius, return_sigma=True, suppress_warning=True
             )
-        usable = np.isfinite(denoised) & (denoised >= 0)
+        usable = head[..., None] & np.isfinite(denoised) & (denoised >= 0)
         denoised = np.where(usable, denoised, np.clip(data, 0, None)).astype(np.float32)
-        head = data.mean(-1) > np.percentile(data.mean(-1), 60)
-        sd = float(np.median(np.nan_to_num(noise)[head]))
+        sd = float(np.median(noise[head & np.isfinite(noise)]))
         out_file = Path(runtime.cwd) / "denoised.nii"
         write_nifti(out_file, denoised, image.affine)
         self._results |= {
             "out_file": str(out_file),
             "noise_sd": sd,
             "meta": {
-                "Denoising": f"MP-PCA (dipy), patches of {2 * radius + 1} voxels along each axis",
+                "Denoising": f"MP-PCA (dipy) in the head, patches of {2 * radius + 1} voxels along "
+                "each axis",
                 "NoiseSD": round(sd, 4),
             },
         }
