@@ -35,7 +35,7 @@ score-anomaly: $(READY)
 
 # Lesions in FLAIR: networks from scratch, pre-trained on T1w, and with lesions filled, beside SVMs.
 demo-flair: $(READY)
-	$(BIN)/brainwhy-demo make $(DEMO)/ms --modality FLAIR --participants 20 --force
+	$(BIN)/brainwhy-demo make $(DEMO)/ms --modality FLAIR --participants 16 --force
 	$(BIN)/brainwhy $(DEMO)/ms $(DEMO)/flair participant group --recipe demo-flair-source
 	$(BIN)/brainwhy $(DEMO)/ms $(DEMO)/flair participant group --recipe demo-flair \
 		--compare config=demo-flair,demo-flair-pretrained,demo-flair-filled
