@@ -158,7 +158,8 @@ def _view(brain: _Brain, inside: NDArray | None) -> _View:
             for one, other in zip(box, _box(inside, margin), strict=True)
         )
         if all(one.start < one.stop for one in near):
-            box, lit = near, inside
+            # A blanked region has no brightness of its own.
+            box, lit = near, inside if brain.foreground[inside].any() else lit
     values = brain.data[lit]
     low, high = np.percentile(values, (0.5, 99.5)) if values.size else (0.0, 1.0)
     low = min(low, 0) if values.size and values.min() < 0 else 0

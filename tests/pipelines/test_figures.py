@@ -367,3 +367,16 @@ def test_null_distribution():
     words = texts(charts.null_distribution(np.linspace(3, 5, 100), 4.7, 6.2))
     assert "4.70" in words
     assert "6.20" in words
+
+
+def test_a_blanked_region_does_not_make_the_rest_white():
+    from pipelines.figures import _Brain, _view
+
+    data = np.full((20, 20, 20), -0.5)
+    data[4:16, 4:16, 4:16] = np.random.default_rng(0).uniform(0.5, 1.5, (12, 12, 12))
+    blanked = np.zeros(data.shape, bool)
+    blanked[8:12, 8:12, 8:12] = True
+    data[blanked] = -0.5
+    low, high = _view(_Brain(data, np.eye(4)), blanked).window
+    assert low <= 0.5
+    assert high > 1.0
