@@ -38,9 +38,10 @@ def series(table: Mapping[str, Any], antspyx: str, dipy: str) -> str:
         "Diffusion-weighted series were oriented to RAS+ and denoised by Marchenko-Pastur "
         f"principal components [@veraart2016] with DIPY [@garyfallidis2014]{dipy}.",
         _RINGS.get(own.get("gibbs", "auto"), ""),
-        "Each volume was registered to the first b0 by mutual information with ANTs "
-        f"[@avants2011]{antspyx}: rigidly, and, where it was weighted, by an affine transform "
-        "along the phase-encoding axis for eddy currents. Gradient directions were turned with the "
+        "Weighted volumes were registered to their mean, and this and other b0s to the first b0, "
+        "by mutual information with ANTs "
+        f"[@avants2011]{antspyx}: rigidly, weighted volumes then by an affine transform along the "
+        "phase-encoding axis for eddy currents. Gradient directions were turned with the "
         "head. Where an image of opposite phase encoding was there, both were deformed along that "
         "axis to their middle [@andersson2003] by SyN [@avants2008]. All of it was applied in one "
         "interpolation by cubic B-splines.",

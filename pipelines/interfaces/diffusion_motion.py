@@ -52,22 +52,45 @@ def matrix_of(ants: Any, file: str) -> np.ndarray:
     return matrix
 
 
+def rigid_to(ants: Any, still: Any, moving: Any, mask: Any, prefix: Path) -> tuple[np.ndarray, str]:
+    """Rigid transform by mutual information around the brain, as a matrix and as a file."""
+    (file,) = ants.registration(
+        still,
+        moving,
+        "Rigid",
+        initial_transform="Identity",
+        mask=mask,
+        mask_all_stages=True,
+        aff_iterations=ITERATIONS,
+        outprefix=str(prefix),
+    )["fwdtransforms"][:1]
+    return matrix_of(ants, file), file
+
+
 # --- reference -----------------------------------------------------------------------------------
 
 
 class ReferenceInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True)
     table = File(exists=True, mandatory=True)
+    seed = traits.Int(1, usedefault=True)
 
 
 class ReferenceOutputSpec(TraitedSpec):
     out_file = File(exists=True, desc="first b0")
+    weighted = File(exists=True, desc="mean of the weighted volumes, as they are")
+    link = traits.List(desc="4x4, points of the first b0 to those of the weighted mean")
     around = File(exists=True, desc="brain and a margin, in which images are compared")
     volume = traits.Int
 
 
 class Reference(SimpleInterface):
-    """The first b0: what the other volumes are brought to."""
+    """The first b0, and the mean weighted volume with its way to the b0.
+
+    Weighted volumes are like each other, and unlike the b0: registered to it one by one, those of
+    b = 2500 were off by a voxel. So each goes to their mean, and the mean, which has less noise, to
+    the b0.
+    """
 
     input_spec = ReferenceInputSpec
     output_spec = ReferenceOutputSpec
@@ -79,10 +102,18 @@ class Reference(SimpleInterface):
         b0 = np.asarray(image.dataobj[..., first], np.float32)
         brain = b0_mask(b0, image.affine)
         around = ndimage.binary_dilation(brain, iterations=AROUND_BRAIN_VOXELS)
+        around = around if brain.any() else ~brain
+        mean = np.asarray(image.dataobj, np.float32)[..., ~table.is_b0].mean(-1)
         write_nifti(cwd / "b0.nii.gz", b0, image.affine)
-        write_nifti(cwd / "around.nii.gz", around if brain.any() else ~brain, image.affine)
+        write_nifti(cwd / "weighted.nii.gz", mean, image.affine)
+        write_nifti(cwd / "around.nii.gz", around, image.affine)
+        ants = deterministic_ants(self.inputs.seed)
+        edges = nib.affines.voxel_sizes(image.affine)
+        still, moving, mask = (own_axes(ants, one, edges) for one in (b0, mean, around))
         self._results |= {
             "out_file": str(cwd / "b0.nii.gz"),
+            "weighted": str(cwd / "weighted.nii.gz"),
+            "link": rigid_to(ants, still, moving, mask, cwd / "link_")[0].tolist(),
             "around": str(cwd / "around.nii.gz"),
             "volume": first,
         }
@@ -96,6 +127,8 @@ class AlignVolumeInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="series")
     table = File(exists=True, mandatory=True)
     reference = File(exists=True, mandatory=True)
+    weighted = File(exists=True, mandatory=True)
+    link = traits.List(mandatory=True, desc="4x4, reference to weighted")
     around = File(exists=True, mandatory=True)
     reference_volume = traits.Int(mandatory=True)
     volume = traits.Int(mandatory=True)
@@ -109,7 +142,7 @@ class AlignVolumeOutputSpec(TraitedSpec):
 
 
 class AlignVolume(SimpleInterface):
-    """Rigid to the reference, then, for weighted volumes, affine along the phase encoding."""
+    """Rigid to the first b0; or to the weighted mean, then affine along the phase encoding."""
 
     input_spec = AlignVolumeInputSpec
     output_spec = AlignVolumeOutputSpec
@@ -117,34 +150,36 @@ class AlignVolume(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         given = self.inputs
         rigid = full = np.eye(4)
+        is_b0 = bool(load_table(given.table).is_b0[given.volume])
         if given.volume != given.reference_volume:
-            ants = deterministic_ants(given.seed)
-            image, fixed = read_nifti(given.in_file), read_nifti(given.reference)
+            ants, folder = deterministic_ants(given.seed), Path(runtime.cwd)
+            image = read_nifti(given.in_file)
+            fixed = read_nifti(given.reference if is_b0 else given.weighted)
             edges = nib.affines.voxel_sizes(fixed.affine)
-            still = own_axes(ants, np.asarray(fixed.dataobj), edges)
-            moving = own_axes(ants, image.dataobj[..., given.volume], edges)
-            mask = own_axes(ants, np.asarray(read_nifti(given.around).dataobj), edges)
-            shared = {
-                "mask": mask,
-                "mask_all_stages": True,
-                "aff_iterations": ITERATIONS,
-                "outprefix": str(Path(runtime.cwd) / "rigid_"),
-            }
-            (file,) = ants.registration(
-                still, moving, "Rigid", initial_transform="Identity", **shared
-            )["fwdtransforms"][:1]
-            rigid = full = matrix_of(ants, file)
-            if not load_table(given.table).is_b0[given.volume]:
-                shared["outprefix"] = str(Path(runtime.cwd) / "full_")
+            still, moving, mask = (
+                own_axes(ants, one, edges)
+                for one in (
+                    np.asarray(fixed.dataobj),
+                    image.dataobj[..., given.volume],
+                    np.asarray(read_nifti(given.around).dataobj),
+                )
+            )
+            rigid, file = rigid_to(ants, still, moving, mask, folder / "rigid_")
+            full = rigid
+            if not is_b0:
                 (last,) = ants.registration(
                     still,
                     moving,
                     "Affine",
                     initial_transform=file,
                     restrict_transformation=eddy_freedom(given.axis),
-                    **shared,
+                    mask=mask,
+                    mask_all_stages=True,
+                    aff_iterations=ITERATIONS,
+                    outprefix=str(folder / "full_"),
                 )["fwdtransforms"][:1]
-                full = matrix_of(ants, last)
+                link = np.array(given.link)
+                rigid, full = rigid @ link, matrix_of(ants, last) @ link
         self._results |= {"rigid": rigid.tolist(), "full": full.tolist()}
         return runtime
 
@@ -335,8 +370,9 @@ class ResampleSeries(SimpleInterface):
                 "displacement_mm": motion.displacement_mm.round(3).tolist(),
             },
             "meta": {
-                "MotionCorrection": "ANTs Rigid to the first b0, then Affine along the phase "
-                "encoding" + ("" if given.axis >= 0 else " (unknown: along all axes)"),
+                "MotionCorrection": "ANTs Rigid, b0s to the first b0, weighted volumes to their "
+                "mean and that to the b0; then Affine along the phase encoding"
+                + ("" if given.axis >= 0 else " (unknown: along all axes)"),
                 "GradientDirections": "turned by the rigid part",
                 "Interpolation": "cubic B-spline, once, negative values cut; signal multiplied by "
                 "the Jacobian",

@@ -56,7 +56,7 @@ from pipelines.preprocess.t1w import MODALITY as T1W
 from pipelines.preprocess.t1w import T1wOptions, t1w_fingerprint
 from pipelines.tensors import FLOOR, ORDER, UNITS, WORDS, map_of
 
-REVISION = 1  # raised when the same input would give other voxels
+REVISION = 2  # raised when the same input would give other voxels
 COMPONENTS = ("dxx", "dxy", "dxz", "dyy", "dyz", "dzz")
 # What a tensor is divided by, so that a network's input is about 1: free water at 37 C, or 1e-3.
 SCALES = {"max": 3.0e-3, "stored": 1.0e-3}
@@ -200,7 +200,7 @@ def init_dwi_wf(
     paths, own = dwi_paths(scan, options), options.dwi
     conform = pe.Node(ConformDwi(in_file=scan.path), name="conform", mem_gb=1)
     denoise = pe.Node(DenoiseDwi(), name="denoise", mem_gb=2)
-    reference = pe.Node(Reference(), name="reference")
+    reference = pe.Node(Reference(seed=options.seed), name="reference", mem_gb=1)
     align = pe.MapNode(
         AlignVolume(seed=options.seed), name="align", iterfield=["volume"], mem_gb=0.5
     )
@@ -241,7 +241,13 @@ def init_dwi_wf(
             (
                 reference,
                 align,
-                [("out_file", "reference"), ("around", "around"), ("volume", "reference_volume")],
+                [
+                    ("out_file", "reference"),
+                    ("weighted", "weighted"),
+                    ("link", "link"),
+                    ("around", "around"),
+                    ("volume", "reference_volume"),
+                ],
             ),
             (clean, resample, [("out_file", "in_file")]),
             (conform, resample, [("table", "table"), ("axis", "axis")]),

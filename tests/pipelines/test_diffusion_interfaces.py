@@ -225,8 +225,10 @@ def moved_series(b0, tmp_path_factory):
     mapping = np.linalg.inv(scale) @ np.linalg.inv(full) @ scale
     weighted = 0.4 * data + 0.2 * np.sqrt(np.clip(data, 0, None)) * 8
     volume = ndimage.affine_transform(weighted, mapping[:3, :3], mapping[:3, 3], order=3)
-    table = GradientTable(np.array([0.0, 1000]), np.array([[0, 0, 0], [0.6, 0, 0.8]]))
-    series = write(folder / "s.nii", np.stack([data, volume], -1).clip(0), affine)
+    directions = np.array([[0, 0, 0], [0.6, 0, 0.8], *5 * [[0, 1.0, 0]]])
+    table = GradientTable(np.array([0.0, *6 * [1000]]), directions)
+    still = [weighted * (1 + 0.1 * np.sin(one + data / 40)) for one in range(5)]
+    series = write(folder / "s.nii", np.stack([data, volume, *still], -1).clip(0), affine)
     saved = save_table(table, folder / "table.json")
     reference = run(Reference(in_file=series, table=saved), folder / "reference")
     return folder, series, saved, reference, rigid, full, weighted
@@ -238,6 +240,8 @@ def test_motion_and_eddy_currents_are_found(moved_series):
         "in_file": series,
         "table": saved,
         "reference": reference["out_file"],
+        "weighted": reference["weighted"],
+        "link": reference["link"],
         "around": reference["around"],
         "reference_volume": reference["volume"],
         "axis": PE,
@@ -263,8 +267,8 @@ def test_resampling_undoes_them_and_turns_the_directions(moved_series):
             in_file=series,
             table=saved,
             around=reference["around"],
-            rigid=[np.eye(4).tolist(), rigid.tolist()],
-            full=[np.eye(4).tolist(), full.tolist()],
+            rigid=[np.eye(4).tolist(), rigid.tolist(), *5 * [np.eye(4).tolist()]],
+            full=[np.eye(4).tolist(), full.tolist(), *5 * [np.eye(4).tolist()]],
             axis=PE,
         ),
         folder / "resampled",
@@ -287,11 +291,12 @@ def test_directions_turn_along_oblique_axes_too(moved_series, b0):
     oblique = b0[1].copy()
     tilt = Rotation.from_rotvec([10, 15, -20], degrees=True).as_matrix()
     oblique[:3, :3] = tilt @ oblique[:3, :3]
-    series = write(folder / "oblique.nii", np.stack([b0[0]] * 2, -1), oblique)
+    series = write(folder / "oblique.nii", np.stack([b0[0]] * 7, -1), oblique)
     found = run(
         ResampleSeries(
             in_file=series, table=saved, around=reference["around"],
-            rigid=[np.eye(4).tolist(), rigid.tolist()], full=[np.eye(4).tolist()] * 2,
+            rigid=[np.eye(4).tolist(), rigid.tolist(), *5 * [np.eye(4).tolist()]],
+            full=[np.eye(4).tolist()] * 7,
         ),
         folder / "oblique",
     )  # fmt: skip
