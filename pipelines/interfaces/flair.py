@@ -73,6 +73,7 @@ class AlignToT1wInputSpec(BaseInterfaceInputSpec):
 
 class AlignToT1wOutputSpec(TraitedSpec):
     to_t1w = File(exists=True, desc="rigid transform, FLAIR points to T1w")
+    from_t1w = File(exists=True, desc="its inverse")
     out_mask = File(exists=True, desc="brain mask of the T1w image on the FLAIR grid")
     to_template = InputMultiObject(File(exists=True), desc="what leads on, last applied first")
     t1w_registered = File(exists=True)
@@ -114,6 +115,7 @@ class AlignToT1w(SimpleInterface):
         write_nifti(cwd / "mask.nii.gz", inside, read_nifti(self.inputs.in_file).affine)
         self._results |= {
             "to_t1w": found["fwdtransforms"],
+            "from_t1w": found["invtransforms"],
             "out_mask": str(cwd / "mask.nii.gz"),
             "to_template": [t1w["to_template"], found["fwdtransforms"]],
             "t1w_registered": t1w["registered"],
@@ -212,6 +214,7 @@ class BringLesionsInputSpec(BaseInterfaceInputSpec):
     image = File(exists=True, mandatory=True, desc="native FLAIR")
     mask = File(exists=True, mandatory=True, desc="native brain mask")
     transforms = InputMultiObject(File(exists=True), mandatory=True, desc="last applied first")
+    from_t1w = File(exists=True, desc="T1w points to FLAIR, for masks of the T1w image")
     registered_mask = File(exists=True, mandatory=True)
     template = File(exists=True, mandatory=True)
 
@@ -249,13 +252,15 @@ class BringLesions(SimpleInterface):
         write_nifti(cwd / "read.nii.gz", np.asarray(image.dataobj) > 0, image.affine)
         lesions = ants.image_read(str(cwd / "read.nii.gz"))
         forward = list(self.inputs.transforms)
-        own, back = (forward[:1], forward[1:]) if in_t1w(path) else (forward, [])
+        # ANTs inverts no composite transform, so the way back is a file of its own.
+        own, there, back = forward, [], []
+        if in_t1w(path):
+            own, there, back = forward[:1], forward[1:], [self.inputs.from_t1w]
         native = ants.apply_transforms(
-            ants.image_read(self.inputs.image),
-            lesions,
-            back,
-            interpolator="nearestNeighbor",
-            whichtoinvert=[True] * len(back),
+            ants.image_read(self.inputs.image), lesions, back, interpolator="nearestNeighbor"
+        ).numpy()
+        seen = ants.apply_transforms(
+            lesions, ants.image_read(self.inputs.mask), there, interpolator="nearestNeighbor"
         ).numpy()
         registered = ants.apply_transforms(
             ants.image_read(self.inputs.template),
@@ -264,7 +269,12 @@ class BringLesions(SimpleInterface):
             interpolator="nearestNeighbor",
         ).numpy()
         brain = read_nifti(self.inputs.mask)
-        kept, said = self._inside(path, image, native > 0, brain)
+        said = self._lost(path, image, seen)
+        kept = (native > 0) & (np.asarray(brain.dataobj) > 0)
+        if np.asarray(image.dataobj).any() and not kept.any():
+            said.append(
+                f"{path.name}: its lesions are too small to meet a voxel of {self.inputs.of}"
+            )
         affine = read_nifti(self.inputs.template).affine
         covered = np.asarray(read_nifti(self.inputs.registered_mask).dataobj) > 0
         write_nifti(cwd / "lesions.nii.gz", kept, brain.affine)
@@ -279,25 +289,25 @@ class BringLesions(SimpleInterface):
             "meta": {"Warnings": notes + said, "LesionMask": path.name},
         }
 
-    def _inside(
-        self, path: Path, given: nib.Nifti1Image, native: np.ndarray, brain: nib.Nifti1Image
-    ) -> tuple[np.ndarray, list[str]]:
-        """Lesions within the brain; refuses a mask that lies elsewhere."""
-        inside = native & (np.asarray(brain.dataobj) > 0)
-        total_ml = float(np.asarray(given.dataobj).sum()) * _voxel_ml(given)
-        if not total_ml:
-            return inside, []
-        share = min(float(inside.sum()) * _voxel_ml(brain) / total_ml, 1.0)
-        lost = float(native.sum() - inside.sum()) / max(float(native.sum()), 1.0)
+    def _lost(self, path: Path, given: nib.Nifti1Image, brain: np.ndarray) -> list[str]:
+        """How much lies beyond the brain, on the mask's own grid; refuses a mask of elsewhere.
+
+        On thick slices, small lesions of a fine grid may meet no voxel: that is no other space.
+        """
+        lesions = np.asarray(given.dataobj) > 0
+        if not lesions.any():
+            return []
+        share = float((lesions & (brain > 0)).sum() / lesions.sum())
         if share < UNRELATED:
+            total_ml = float(lesions.sum()) * _voxel_ml(given)
             raise InputError(
                 f"{path}: only {share:.0%} of its {total_ml:.1f} ml lie in the brain of "
                 f"{self.inputs.of}: it is of another space or image. Give the mask in the space of "
                 "the FLAIR image, or of the T1w image (space-T1w), or take it away"
             )
-        if lost < 0.01:
-            return inside, []
-        return inside, [f"{path.name}: {lost:.0%} lies outside of the brain and was cut off"]
+        if 1 - share < 0.01:
+            return []
+        return [f"{path.name}: {1 - share:.0%} lies outside of the brain and was cut off"]
 
 
 def _voxel_ml(image: nib.Nifti1Image) -> float:
@@ -351,7 +361,7 @@ class FillLesions(SimpleInterface):
         self._results["meta"] = {
             "LesionFilling": _FILLINGS[given.how],
             "LesionFillingSeed": given.seed if given.how == "slices" else None,
-            "LesionVoxelsFilled": int(grown.sum()),
+            "LesionVoxelsFilled": int(grown.sum() - grown[..., left].sum()),
             "Tissues": tissues,
             "SlicesNotFilled": left,
             "Warnings": said if left else [],

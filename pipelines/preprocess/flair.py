@@ -35,6 +35,7 @@ from pipelines.interfaces.flair import (
 )
 from pipelines.interfaces.images import Conform
 from pipelines.interfaces.sink import SaveDerivatives
+from pipelines.lesion_masks import in_t1w
 from pipelines.preprocess.modality import T1W_WF, Modality
 from pipelines.preprocess.t1w import MODALITY as T1W
 from pipelines.preprocess.t1w import T1wOptions, extraction, source_of, t1w_fingerprint
@@ -140,6 +141,8 @@ def flair_fingerprint(scan: Scan, options: FlairOptions) -> str:
     """Hash of all raw voxels that play a part, the options and the revisions."""
     others = [t1w_fingerprint(scan.t1w, options.t1w)] if scan.t1w else []
     others += [file_hash(scan.lesions)] if scan.lesions else []
+    # Of a mask, the name decides which way it is moved.
+    others += ["T1w"] if scan.lesions and in_t1w(scan.lesions) else []
     return fingerprint("FLAIR", REVISION, file_hash(scan.path), others, asdict(options))
 
 
@@ -358,6 +361,8 @@ def _lesions(
             (picture, save, [("out_file", "lesion_figure")]),
         ]
     )
+    if align is not None:
+        workflow.connect([(align, bring, [("from_t1w", "from_t1w")])])
     last = move
     if how:
         last = pe.Node(FillLesions(how=how, seed=options.seed), name="fill", mem_gb=2)

@@ -14,7 +14,7 @@ from models.errors import InputError
 from pipelines.derivatives import has_sidecar, read_sidecar, read_table
 from pipelines.images import read_nifti, write_nifti
 from pipelines.inputs import Scan
-from pipelines.interfaces.flair import BringLesions, CropNeck, FillLesions
+from pipelines.interfaces.flair import AlignToT1w, BringLesions, CropNeck, FillLesions
 from pipelines.lesion_masks import REFUSED
 from pipelines.participant import init_participant_wf
 from pipelines.preprocess import modality_of
@@ -168,11 +168,14 @@ def test_a_scan_is_done_again_when_anything_that_matters_changed(scan):
         flair_fingerprint(replace(scan, lesions=None), options),
         flair_fingerprint(scan, replace(options, lesions="fill")),
     ]
+    named = scan.lesions.with_name("sub-01_space-T1w_mask.nii.gz")  # moved another way
+    named.write_bytes(scan.lesions.read_bytes())
+    others.append(flair_fingerprint(replace(scan, lesions=named), options))
     scan.lesions.write_bytes(b"another mask")
     others.append(flair_fingerprint(scan, options))
     scan.t1w.path.write_bytes(b"another head")
     others.append(flair_fingerprint(scan, options))
-    assert len({first, *others}) == 6
+    assert len({first, *others}) == 7
 
 
 # --- interfaces ----------------------------------------------------------------------------------
@@ -206,11 +209,12 @@ def bring(tmp_path, monkeypatch):
         write_nifti(tmp_path / f"{name}.nii.gz", np.where(brain, 90.0, 0.0), affine)
     write_nifti(tmp_path / "brain.nii.gz", brain, affine)
     # Points of the fixed image to those of the moving one, in LPS: +4 mm is 2 voxels to the left.
-    for name, shift in {"same": 0, "to_template": 4, "to_t1w": 6}.items():
+    # As HDF5, like the composite transforms of the workflow, which ANTs cannot invert.
+    for name, shift in {"same": 0, "to_template": 4, "to_t1w": 6, "from_t1w": -6}.items():
         made = ants.create_ants_transform(
             transform_type="Euler3DTransform", translation=(shift, 0, 0)
         )
-        ants.write_transform(made, str(tmp_path / f"{name}.mat"))
+        ants.write_transform(made, str(tmp_path / f"{name}.h5"))
 
     def bring(data, affine=affine, space="", transforms=("same",)):
         path = tmp_path / f"sub-01{space}_label-lesion_mask.nii.gz"
@@ -222,7 +226,8 @@ def bring(tmp_path, monkeypatch):
         masks = dict.fromkeys(("mask", "registered_mask"), str(tmp_path / "brain.nii.gz"))
         return BringLesions(
             lesions=str(path), of="sub-01_FLAIR.nii.gz", **given, **masks,
-            transforms=[str(tmp_path / f"{name}.mat") for name in transforms],
+            transforms=[str(tmp_path / f"{name}.h5") for name in transforms],
+            from_t1w=str(tmp_path / "from_t1w.h5"),
         ).run().outputs  # fmt: skip
 
     return bring
@@ -277,6 +282,15 @@ def test_a_mask_on_another_grid_is_placed_by_its_header(bring):
     assert np.array_equal(read_nifti(done.out_file).get_fdata() > 0, lesion(BOX) > 0)
 
 
+def test_a_lesion_between_the_voxels_is_no_mask_of_another_space(bring):
+    """Voxels of 0.5 mm: the one at 16.5 mm is nearest to no voxel of the image, at 16 and 18."""
+    fine = lesion((33, 33, 33), shape=(80, 80, 80))
+    done = bring(fine, np.diag([0.5, 0.5, 0.5, 1.0]))
+    assert REFUSED not in done.meta
+    assert done.volume_ml == 0
+    assert "too small to meet a voxel of sub-01_FLAIR.nii.gz" in done.meta["Warnings"][0]
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -313,6 +327,9 @@ def test_filling_without_t1w_takes_the_prior_and_says_so(
     brain, lesions = data > 0, np.zeros(data.shape, bool)
     middle = np.round(np.linalg.inv(affine) @ [-28, -30, 28, 1]).astype(int)[:3]
     lesions[tuple(slice(c - 1, c + 2) for c in middle)] = True
+    small = lesions.copy()
+    top = int(np.flatnonzero(brain.any(axis=(0, 1)))[-1])
+    lesions[(*np.argwhere(brain[..., top])[0], top)] = True  # where there is no white matter
     image = np.where(lesions, 500.0, data)
     for name, one in (("image", image), ("brain", brain), ("lesions", lesions)):
         write_nifti(tmp_path / f"{name}.nii.gz", one, affine, template=True)
@@ -322,9 +339,10 @@ def test_filling_without_t1w_takes_the_prior_and_says_so(
     ).run().outputs  # fmt: skip
     filled = read_nifti(done.out_file).get_fdata()
     changed = filled != read_nifti(tmp_path / "image.nii.gz").get_fdata()
-    assert changed[lesions].all()
-    assert int(changed.sum()) <= done.meta["LesionVoxelsFilled"]
-    assert 60 < filled[lesions].mean() < 110  # white matter of the template is about 90
+    assert changed[small].all()
+    assert done.meta["SlicesNotFilled"] == ([top] if how == "slices" else [])
+    assert int(changed.sum()) == done.meta["LesionVoxelsFilled"]
+    assert 60 < filled[small].mean() < 110  # white matter of the template is about 90
     assert "priors" in done.meta["Tissues"]
 
 
@@ -420,6 +438,30 @@ def test_a_scan_whose_mask_was_refused_is_done_until_the_mask_changes(run):
         assert not modality_of("FLAIR").is_done(out, scan, options)
     finally:
         mask.write_bytes(kept)
+
+
+def test_a_mask_of_the_t1w_image_lands_where_that_of_flair_does(run, tmp_path, monkeypatch):
+    """By transforms as ANTs makes them; the FLAIR image lies 12 mm away from the T1w image."""
+    out, _, ball, first = run
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "sub-01_space-T1w_label-lesion_mask.nii.gz"
+    nib.save(nib.Nifti1Image(ball, first.affine), path)
+    raw = Scan("01", "", out.parent / "raw/sub-01/anat/sub-01_T1w.nii.gz")
+    paths = modality_of("T1w").paths(raw, FlairOptions("linear", 3.0).t1w)
+    image = out / "sub-01/anat/sub-01_desc-preproc_FLAIR.nii.gz"
+    t1w = {name: str(out / path) for name, path in paths.items()}
+    align = AlignToT1w(in_file=str(image), t1w=t1w).run().outputs
+    done = BringLesions(
+        lesions=str(path), of="sub-01_FLAIR.nii.gz", image=str(image), mask=align.out_mask,
+        transforms=align.to_template, from_t1w=align.from_t1w,
+        registered_mask=align.registered_mask, template=align.registered_mask,
+    ).run().outputs  # fmt: skip
+    assert REFUSED not in done.meta
+    own = next(out.glob("sub-01/anat/sub-01_label-L_mask.nii.gz"))
+    there = next(out.glob("sub-01/anat/*_res-3mm_label-L_desc-lesionLinear_mask.nii.gz"))
+    for found, wanted in ((done.out_file, own), (done.registered, there)):
+        one, other = (read_nifti(path).get_fdata() > 0 for path in (found, wanted))
+        assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.75
 
 
 def test_the_lesion_lands_on_its_side_in_template_space(run):
