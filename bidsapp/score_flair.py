@@ -1,7 +1,7 @@
 """Holds the results of the FLAIR demo against its truth: ``brainwhy-demo score``."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def score(dataset: Path, output: Path) -> dict[str, Any]:
             name: score_heatmaps(output, model, truth, positive).get(METHOD, {})
             for name, model in models.items()
         },
-        "masks": {"overlap": _overlap(output, truth, len(people[SCRATCH]))},
+        "masks": {"overlap": _overlap(output, truth, sorted(people[SCRATCH]))},
     }
     scores["summary"] = _summary(scores["classifiers"])
     return scores | {"requirements": {one.name: one.met(scores) for one in REQUIREMENTS}}
@@ -136,20 +136,20 @@ def _mean(people: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     )
 
 
-def _overlap(output: Path, truth: Any, patients: int) -> float:
-    """Dice of where at least a tenth of the registered masks, and of the true ones, lie."""
+def _overlap(output: Path, truth: Any, patients: Sequence[str]) -> float:
+    """Dice of where a tenth of the patients have lesions by registered masks, and truly."""
     import nibabel as nib
     import numpy as np
 
     from models.trust.localisation import on_grid
 
-    masks = sorted(output.glob("sub-*/anat/*_label-L_desc-lesionLinear_mask.nii.gz"))
+    ending = "anat/*_label-L_desc-lesionLinear_mask.nii.gz"
+    masks = [path for person in patients for path in sorted(output.glob(f"{person}/{ending}"))]
     images = [nib.Nifti1Image.from_filename(path) for path in masks]
     if not images:
         return math.nan
-    # Controls have a lesion or none; in no place have a tenth of the patients as many.
     count = np.sum([np.asarray(image.dataobj) > 0 for image in images], axis=0)
-    often, true = count >= OFTEN * patients, on_grid(truth, images[0])
+    often, true = count >= OFTEN * len(patients), on_grid(truth, images[0])
     return float(2 * (often & true).sum() / (often.sum() + true.sum()))
 
 

@@ -115,7 +115,7 @@ class AnalyseLesions(_Shared):
             "OutOfFold": True,
             "SmoothingFwhmMm": SMOOTHING_MM,
             "Untrained": "the same architecture with random weights, the same images: patients "
-            "with lesions",
+            "with a lesion mask",
             "Means": _means(table, self.inputs.classes),
             "MeanMap": means,
             "Correlation": self._correlations(table),
@@ -146,9 +146,7 @@ class AnalyseLesions(_Shared):
 
     def _people(self, masks: list[np.ndarray | None]) -> tuple[pd.DataFrame, dict[str, Any]]:
         ids = ["participant_id", "session_id", "label", "probability"]
-        chosen = [
-            i for i, one in enumerate(masks) if one is not None and one.any() and self.positive[i]
-        ]
+        chosen, _ = self._patients(masks)
         untrained = self._explained(self._untrained(), [self.rows[i] for i in chosen])
         control = dict(zip(chosen, untrained, strict=True))
         rows = []

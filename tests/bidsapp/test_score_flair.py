@@ -101,6 +101,13 @@ def test_maps_and_masks_are_held_against_the_true_place(made):
     assert score_flair.score(*made)["masks"]["overlap"] == pytest.approx(2 / 3)
 
 
+def test_lesions_of_controls_are_not_those_of_patients(made):
+    """Two patients: without care, one control would be more than a tenth of them."""
+    control = made[1] / "sub-02/anat/sub-02_label-L_desc-lesionLinear_mask.nii.gz"
+    nib.save(mask(np.s_[15:19, 10:14, 15:18]), control)
+    assert score_flair.score(*made)["masks"]["overlap"] == 1.0
+
+
 def test_table_3_is_printed_and_requirements_are_met(made, capsys, tmp_path):
     dataset, out = made
     asked = ["score", str(dataset), str(out), "--strict", "--json", str(tmp_path / "s.json")]

@@ -123,6 +123,21 @@ def test_means_and_the_correlation_of_lesions_and_relevance(study):
     json.dumps(said)
 
 
+def test_patients_without_lesions_count_by_both_networks(study):
+    """An empty mask is a patient like the others, or both means were of other people."""
+    folder, given, maps, masks, _ = study
+    write_nifti(folder / "01.nii.gz", np.zeros(GRID.shape, bool), GRID.affine, template=True)
+    product = one(AnalyseLesions(**given).run().outputs.products, "_desc-lesions_heatmap.tsv")[1]
+    table = read_table(product["file"]).set_index("participant_id")
+    empty = table.loc["sub-01"]
+    assert empty["lesion_relevance"] == empty["lesion_relevance_untrained"] == 0
+    assert np.isnan(empty["auc_untrained"])
+    assert table.loc["sub-08"].isna()["lesion_relevance_untrained"]
+    known = table.loc[["sub-01", "sub-02", "sub-03", "sub-04"], "lesion_relevance_untrained"]
+    mean = product["sidecar"]["Means"]["MS"]["lesion_relevance_untrained"]
+    assert mean == pytest.approx(known.sum() / 4)
+
+
 def test_lesion_load_of_regions_is_beside_their_relevance(study):
     _, given, _, masks, _ = study
     products = AnalyseLesions(**given).run().outputs.products
