@@ -159,14 +159,15 @@ def lesions(output_dir: Path, models: Mapping[str, str], positive: str) -> pd.Da
     Returns
     -------
     DataFrame
-        variant, method, patients and those of `LESIONS` that are known; no rows without lesions.
+        variant, method, patients (with a mask, be it empty: the means are theirs) and those of
+        `LESIONS` that are known; no rows without lesions.
     """
     rows = []
     for variant, model in models.items():
         for path in _of_model(output_dir, model, positive, "method-*_desc-lesions_heatmap.tsv"):
             means = read_sidecar(path).get("Means", {}).get(positive, {})
             table = read_table(path)
-            patients = int((table["label"].eq(positive) & table["lesion_voxels"].gt(0)).sum())
+            patients = int((table["label"].eq(positive) & table["lesion_voxels"].notna()).sum())
             row = {"variant": variant, "method": entities(path)["method"], "patients": patients}
             rows.append(row | {name: means.get(name) for name in LESIONS})
     return pd.DataFrame(rows, columns=["variant", "method", "patients", *LESIONS])

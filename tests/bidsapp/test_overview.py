@@ -118,14 +118,14 @@ def test_what_lesions_get_by_every_network(tmp_path):
     path = tmp_path / (
         "group/mod-FLAIR_space-MNI_model-msfilled_target-MS_method-lrp_desc-lesions_heatmap.tsv"
     )
-    people = pd.DataFrame({"label": ["MS", "MS", "MS", "HC"], "lesion_voxels": [9, 5, 0, 3]})
+    people = pd.DataFrame({"label": [*["MS"] * 4, "HC"], "lesion_voxels": [9, 5, 0, None, 3]})
     write_table(path, people)
     means = {"MS": {"lesion_relevance": 0.1, "lesion_coverage": 0.01, "auc": None}}
     write_json(path.with_suffix(".json"), {"Means": means})
     found = lesions(tmp_path, MODELS, "MS")
     assert len(found) == 1
     row = found.iloc[0]
-    assert (row["variant"], row["method"], row["patients"]) == ("filled", "lrp", 2)
+    assert (row["variant"], row["method"], row["patients"]) == ("filled", "lrp", 3)
     assert (row["lesion_relevance"], row["lesion_coverage"]) == (0.1, 0.01)
     assert pd.isna(row["auc"])
     assert lesions(tmp_path, {"scratch": "msscratch"}, "MS").empty

@@ -125,7 +125,7 @@ def test_means_and_the_correlation_of_lesions_and_relevance(study):
 
 def test_patients_without_lesions_count_by_both_networks(study):
     """An empty mask is a patient like the others, or both means were of other people."""
-    folder, given, maps, masks, _ = study
+    folder, given, *_ = study
     write_nifti(folder / "01.nii.gz", np.zeros(GRID.shape, bool), GRID.affine, template=True)
     product = one(AnalyseLesions(**given).run().outputs.products, "_desc-lesions_heatmap.tsv")[1]
     table = read_table(product["file"]).set_index("participant_id")
