@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -27,7 +27,7 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializ
 from tqdm import tqdm
 
 from pipelines.devices import leased
-from pipelines.usage import Meter, UsageTable
+from pipelines.usage import Meter, Usage, UsageTable
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ class SurvivingPool(MultiProcPlugin):
         self._jobs: dict[int, tuple[Any, ...]] = {}
         self._again = ThreadPoolExecutor(max_workers=1)
         self._tried_again: set[int] = set()
+        self._replan = True
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
@@ -140,8 +141,8 @@ class SurvivingPool(MultiProcPlugin):
         task = self._task_obj[taskid]
         if not task.done() or task.exception() is None:
             result = super()._get_result(taskid)
-            if result and "usage" in result:
-                self._usage.add(self._jobs[taskid][1], result["usage"])
+            if result and not result["traceback"]:
+                self._note(self._jobs[taskid][1], result["usage"])
             return result
         error = task.exception()
         if not isinstance(error, BrokenProcessPool):  # the worker lives, the node never began
@@ -153,9 +154,16 @@ class SurvivingPool(MultiProcPlugin):
             return None
         return {"result": None, "traceback": [f"{DIED} ({error!r})"]}
 
+    def _note(self, node: Any, used: Usage) -> None:
+        """Plan with what a step took, except a MapNode that only gathered what its parts did."""
+        if node.fullname not in {self.procs[number].fullname for number in self.mapnodes}:
+            self._replan |= self._usage.add(node, used)
+
     def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
-        for node in self.procs:
-            node._mem_gb = self._usage.expected_gb(node) or node._mem_gb
+        if self._replan:  # seldom: this is called 20 times a second, for 100,000 nodes perhaps
+            self._replan = False
+            for node in self.procs:
+                node._mem_gb = self._usage.expected_gb(node) or node._mem_gb
         super()._send_procs_to_workers(updatehash, graph)
 
     def _run_alone(self, taskid: int) -> Any:
@@ -247,7 +255,8 @@ def run_workflow(
             if not failed and not read_failures(crash_dir):
                 raise RuntimeError(f"{title}: the scheduler stopped: {reason}") from error
         finally:
-            usage.write()
+            with suppress(OSError):  # a full disk; what failed is told, and matters more
+                usage.write()
     return _with_untold(read_failures(crash_dir), failed, reason)
 
 
@@ -345,7 +354,8 @@ class _MeteredProgress(_Progress):
         else:
             self.meter.__exit__()
             result = Path(node.output_dir()) / f"result_{node.name}.pklz"
-            if result.exists() and result.stat().st_mtime >= self.began:  # not from the cache
+            fresh = result.exists() and result.stat().st_mtime >= self.began  # not from the cache
+            if status == "end" and fresh:
                 self.usage.add(node, self.meter.used)
         super().__call__(node, status)
 

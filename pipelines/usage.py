@@ -81,12 +81,17 @@ class UsageTable:
         self.before = _read(file)
         self.now: dict[str, dict[str, Any]] = {}
 
-    def add(self, node: Any, used: Usage) -> None:
-        """Note one run of a node."""
+    def add(self, node: Any, used: Usage) -> bool:
+        """Note one run of a node that succeeded; whether there is something else to plan with now.
+
+        One that failed may have done so at once, and says nothing about what the step takes.
+        """
+        planned = self.expected_gb(node)
         row = self.now.setdefault(step_of(node), {"memory_gb": 0.0, "seconds": 0.0, "runs": 0})
         row["memory_gb"] = max(row["memory_gb"], round(used.memory_gb, 3))
         row["seconds"] = max(row["seconds"], round(used.seconds, 2))
         row["runs"] += 1
+        return self.expected_gb(node) != planned
 
     def expected_gb(self, node: Any) -> float | None:
         """Memory to plan with, in GB; None for a step that never ran."""
@@ -94,9 +99,9 @@ class UsageTable:
         return MARGIN * row["memory_gb"] if row else None
 
     def write(self) -> None:
-        """Keep it; steps that did not run this time keep what they had."""
+        """Keep it; other steps keep what they had, also what a run beside this one wrote."""
         if self.now:
-            rows = self.before | self.now
+            rows = _read(self.file) | self.now
             write_table(self.file, pd.DataFrame([{"step": step} | rows[step] for step in rows]))
 
 
@@ -110,6 +115,6 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         table = read_table(file).set_index("step")[["memory_gb", "seconds", "runs"]].astype(float)
+        return table.dropna().astype({"runs": int}).to_dict("index")
     except (OSError, ValueError, KeyError):  # a file of somebody else's making: plan without it
         return {}
-    return table.astype({"runs": int}).to_dict("index")

@@ -137,6 +137,38 @@ def test_steps_are_measured(tmp_path, nprocs):
     assert table.before["a"]["seconds"] > 0.5 > table.before["b"]["seconds"]
 
 
+@pytest.mark.parametrize("nprocs", [1, 2])
+def test_a_step_that_failed_is_not_planned_with(tmp_path, nprocs):
+    """It may have failed at once, long before it needed its memory."""
+    made = workflow(tmp_path, [], [node("bad", refuse), node("good", fine)])
+    assert run_workflow(made, Resources(nprocs=nprocs), tmp_path / "logs", title="t")
+    assert set(UsageTable(tmp_path / "participant/usage.tsv").before) == {"good"}
+
+
+def test_gathering_the_parts_of_a_map_node_is_not_what_it_takes(tmp_path):
+    def run():
+        made = pe.Workflow("participant", base_dir=str(tmp_path))
+        many = pe.MapNode(niu.Function(["x"], ["y"], function=fine), iterfield=["x"], name="many")
+        many.inputs.x = [1, 2]
+        made.add_nodes([many])
+        assert run_workflow(made, Resources(nprocs=2), tmp_path / "logs", title="t") == []
+        return UsageTable(tmp_path / "participant/usage.tsv").before["many"]["runs"]
+
+    assert run() == 2
+    (tmp_path / "participant/many/result_many.pklz").unlink()  # as if killed before the end
+    assert run() == 2
+
+
+def test_a_full_disk_does_not_hide_what_failed(tmp_path, monkeypatch):
+    def no_space(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(UsageTable, "write", no_space)
+    made = workflow(tmp_path, [], [node("bad", refuse)])
+    (failure,) = run_workflow(made, Resources(), tmp_path / "logs", title="t")
+    assert failure.message.endswith("fetch it again")
+
+
 def test_memory_is_planned_with_what_was_measured(tmp_path):
     """Declared, both would fit side by side; measured, they do not."""
 

@@ -66,6 +66,22 @@ def test_what_ran_again_replaces_what_was_known(tmp_path):
     assert third.expected_gb(node("mask")) == pytest.approx(MARGIN)
 
 
+def test_runs_side_by_side_keep_what_the_other_measured(tmp_path):
+    ours, theirs = (UsageTable(tmp_path / "usage.tsv") for _ in range(2))
+    ours.add(node("register"), Usage(4.0, 100))
+    theirs.add(node("train"), Usage(2.0, 10))
+    ours.write()
+    theirs.write()
+    assert set(UsageTable(tmp_path / "usage.tsv").before) == {"register", "train"}
+
+
+def test_it_says_when_the_plan_changes(tmp_path):
+    table = UsageTable(tmp_path / "usage.tsv")
+    assert table.add(node("mask"), Usage(2.0, 1))
+    assert not table.add(node("mask"), Usage(1.0, 1))
+    assert table.add(node("mask"), Usage(3.0, 1))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -73,6 +89,9 @@ def test_what_ran_again_replaces_what_was_known(tmp_path):
         "step\tmemory_gb\nmask\t1\n",
         "nonsense",
         "step\tmemory_gb\tseconds\truns\nmask\tmuch\t1\t1\n",
+        "step\tmemory_gb\tseconds\truns\nmask\tn/a\t1\t1\n",
+        "step\tmemory_gb\tseconds\truns\nmask\t2\t1\tn/a\n",
+        "step\tmemory_gb\tseconds\truns\nmask\t2\t1\t1\nmask\t1\t1\t1\n",
     ],
 )
 def test_a_broken_table_is_no_reason_not_to_run(tmp_path, text):
