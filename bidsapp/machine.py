@@ -63,6 +63,19 @@ def _number(path: Path) -> int:
     return max(value, 0)
 
 
+def allow_files(number: int) -> None:
+    """Let this process hold so many files open, as far as it may: 1024 are usual, more allowed."""
+    try:
+        import resource
+    except ImportError:  # no POSIX system
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = number if hard == unlimited else min(number, hard)
+    if soft != unlimited and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def pick_device(wanted: str) -> str:
     """Resolve ``auto``, and check that what was asked for is there.
 

@@ -1,9 +1,10 @@
 """The story of one run: index, check, preprocess, explain, train, test, report."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from errno import ENOLCK, ENOSYS
 from pathlib import Path
 from time import time
 from typing import Any
@@ -16,6 +17,7 @@ from bidsapp import __version__, anomaly
 from bidsapp.cohort import CohortTable, build_cohort, check_table
 from bidsapp.diary import Diary, tell
 from bidsapp.likeness import balanced_away, read_likeness
+from bidsapp.machine import allow_files
 from bidsapp.settings import Recipe, Settings, parse
 from models.attribution import OF_REGIONS
 from models.errors import InputError
@@ -183,9 +185,10 @@ def participant(settings: Settings) -> bool:
     write_dataset(
         settings.output_dir, settings.bids_dir, __version__, settings.dataset_links or None
     )
+    allow_files(1024 + 2 * len(people))  # each lock is an open file
     with ExitStack() as locks:
         for person in people:
-            locks.enter_context(_lock(settings.work_dir, person))
+            locks.enter_context(_locked(settings, f"sub-{person}"))
         carry_sessions(settings.output_dir, settings.bids_dir, people)
         if not settings.reports_only:
             _preprocess(settings, scans, diary)
@@ -380,16 +383,36 @@ def _is_foreign_code(model: StoredModel, settings: Settings) -> bool:
     return theirs is not None and theirs != sealed(settings.recipe.network).get("sha256")
 
 
-def _lock(work_dir: Path, person: str) -> FileLock:
-    """Lock of one participant: the same person twice at once would break the work dir."""
-    folder = work_dir / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"sub-{person}.lock")
+@contextmanager
+def _locked(settings: Settings, name: str) -> Iterator[None]:
+    """Hold the locks of one participant, or of one group level, while a run works on it.
+
+    Twice at once would break the work folder, and do everything twice in the output folder. Runs
+    may share either, so each has a lock, taken in this order by all.
+    """
+    usual = settings.output_dir / ".work/locks"
+    own = settings.work_dir / "locks"
+    usual.mkdir(parents=True, exist_ok=True)
+    own.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        # One folder may have two paths, in a container by two mounts: its lock is taken once.
+        for folder in [usual] if usual.samefile(own) else [usual, own]:
+            held.callback(_lock(folder, name).release)
+        yield
+
+
+def _lock(folder: Path, name: str) -> FileLock:
+    # A soft lock, filelock's way out where there are none, would outlive a killed run.
+    lock = FileLock(folder / f"{name}.lock", fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        tell(f"sub-{person} is being processed by another run: waiting for it")
+        tell(f"{name} is being processed by another run: waiting for it")
         lock.acquire()
+    except OSError as error:
+        if error.errno not in (ENOSYS, ENOLCK):
+            raise
+        tell(f"{folder} is on a file system without locks: start {name} once at a time only")
     return lock
 
 
@@ -426,7 +449,7 @@ def group(settings: Settings) -> bool:
     _say_group(settings, cohort, len(splits))
     if settings.dry_run:
         return False
-    with _lock(settings.work_dir, f"group-{name}"):
+    with _locked(settings, f"group-{name}"):
         _clean(settings, "group")
         _run_group(settings, name, cohort, splits, diary)
     return bool(diary.failures)

@@ -81,3 +81,21 @@ def test_without_cgroups_there_are_no_limits(cgroups, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "OWN_CGROUP", tmp_path / "nowhere")
     assert machine.cpu_count() == 64
     assert machine.memory_gb() == 512
+
+
+def test_as_many_files_as_needed_may_be_open():
+    """In a process of its own: a limit once raised stays so."""
+    import subprocess
+    import sys
+
+    script = (
+        "import resource\n"
+        "from bidsapp.machine import allow_files\n"
+        "name = resource.RLIMIT_NOFILE\n"
+        "resource.setrlimit(name, (64, 200))\n"
+        "for number in (10, 100, 10**6):\n"
+        "    allow_files(number)\n"
+        "    print(*resource.getrlimit(name))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == ["64 200", "100 200", "200 200"]

@@ -1,5 +1,6 @@
 """The story of a run: what cannot be used is told and the rest goes on; nothing is half-written."""
 
+import errno
 import json
 import threading
 from dataclasses import replace
@@ -10,9 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import describe, listing, save_scan
-from filelock import FileLock, Timeout
 
-from bidsapp.run import Diary, _deformations, _limits, _lock, _volumes
+from bidsapp.run import Diary, _deformations, _limits, _locked, _volumes
 from bidsapp.settings import Settings, load_recipe
 from models.errors import InputError
 from models.grids import full_grid
@@ -347,24 +347,51 @@ def test_the_log_says_what_ran_and_with_what(settings, tmp_path):
 # --- two runs at once ----------------------------------------------------------------------------
 
 
-def test_the_same_person_waits_for_the_other_run(tmp_path, capsys):
-    first = FileLock(tmp_path / "locks/sub-01.lock")
-    (tmp_path / "locks").mkdir()
-    first.acquire()
-    got = []
-    other = threading.Thread(target=lambda: got.append(_lock(tmp_path, "01")))
-    other.start()
-    other.join(0.3)
-    assert not got
-    _lock(tmp_path, "02").release()  # another person does not wait
-    first.release()
-    other.join(5)
-    assert len(got) == 1
-    with pytest.raises(Timeout):
-        FileLock(tmp_path / "locks/sub-01.lock").acquire(timeout=0)
-    said = capsys.readouterr().err
-    assert "sub-01 is being processed by another run" in said
-    assert "sub-02" not in said
+@pytest.mark.parametrize("shared", ["output_dir", "work_dir"])
+def test_the_same_person_waits_for_a_run_that_shares_a_folder(settings, tmp_path, capsys, shared):
+    first = replace(settings, output_dir=tmp_path / "out", work_dir=tmp_path / "work")
+    second = replace(first, output_dir=tmp_path / "out2", work_dir=tmp_path / "work2")
+    second = replace(second, **{shared: getattr(first, shared)})
+    ended = threading.Event()
+
+    def other():
+        with _locked(second, "sub-01"):
+            ended.set()
+
+    thread = threading.Thread(target=other)
+    with _locked(first, "sub-01"):
+        thread.start()
+        assert not ended.wait(0.3)
+        with _locked(second, "sub-02"):  # another person does not wait
+            pass
+    assert ended.wait(5)
+    thread.join()
+    assert "sub-01 is being processed by another run" in capsys.readouterr().err
+
+
+def test_one_folder_of_two_names_is_locked_once(settings, tmp_path):
+    (tmp_path / "out/.work").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "out/.work")
+    here = replace(settings, output_dir=tmp_path / "out", work_dir=tmp_path / "link")
+    for _ in range(2):
+        with _locked(here, "sub-01"):
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told_and_no_obstacle(
+    settings, tmp_path, capsys, monkeypatch, number
+):
+    def refuse(_):
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr("filelock._unix.lock_fd_nonblocking", refuse)
+    with _locked(replace(settings, output_dir=tmp_path, work_dir=tmp_path / ".work"), "sub-01"):
+        pass
+    assert "start sub-01 once at a time" in capsys.readouterr().err
+    monkeypatch.undo()  # nothing is left behind that would stop a later run
+    with _locked(replace(settings, output_dir=tmp_path, work_dir=tmp_path / ".work"), "sub-01"):
+        pass
 
 
 def test_a_stored_model_of_other_images_is_not_used(brainwhy, tmp_path, recipe):
