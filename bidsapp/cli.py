@@ -138,10 +138,10 @@ def _data(root: Parser) -> None:
 def _resources(root: Parser) -> None:
     group = root.add_argument_group("resources")
     group.add_argument("--nprocs", "--n-cpus", type=_positive, metavar="N",
-                       help="processes side by side (default: the CPUs granted)")  # fmt: skip
+                       help="processes side by side (default: CPUs / --omp-nthreads)")  # fmt: skip
     group.add_argument("--omp-nthreads", type=_positive, default=1, metavar="N",
                        help="threads of each process (default: 1)")  # fmt: skip
-    group.add_argument("--mem", type=float, metavar="GB",
+    group.add_argument("--mem", type=_gigabytes, metavar="GB",
                        help="memory for all (default: 90 %% of what is granted)")  # fmt: skip
     group.add_argument("--low-mem", action="store_true",
                        help="step by step, in small blocks: slower, same numbers")  # fmt: skip
@@ -221,6 +221,17 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
+
+
+def _gigabytes(text: str) -> float:
+    """More than the scheduler calls nothing: with that, it would wait for ever."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GB from 0.1 on")
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -315,7 +326,9 @@ def settings(options: argparse.Namespace, command: tuple[str, ...]) -> Any:
         device=device,
         gpus=machine.gpu_count(device, options.n_gpus, options.gpus_per_fold),
         gpus_per_fold=options.gpus_per_fold,
-        nprocs=1 if options.low_mem else options.nprocs or machine.cpu_count(),
+        nprocs=1
+        if options.low_mem
+        else options.nprocs or max(1, machine.cpu_count() // options.omp_nthreads),
         omp_nthreads=options.omp_nthreads,
         memory_gb=options.mem or 0.9 * machine.memory_gb(),
         plugin=plugin.get("plugin", "MultiProc"),

@@ -80,6 +80,10 @@ def test_help_has_its_groups_and_the_exit_codes(brainwhy):
         (["raw", "out", "participant", "--no-such-flag"], "--no-such-flag"),
         (["raw", "out", "participant", "--nprocs", "0"], "'0' is not a positive number"),
         (["raw", "out", "participant", "--nprocs", "two"], "'two' is not a positive number"),
+        *[
+            (["raw", "out", "participant", f"--mem={amount}"], "is not a number of GB from 0.1 on")
+            for amount in ("-4", "0", "0.001", "nan", "inf", "4G")
+        ],
         (["raw", "out", "participant", "--random-seed", "x"], "--random-seed"),
         (["raw", "out", "participant", "--partic", "01"], "--partic"),
     ],
@@ -147,6 +151,14 @@ def test_low_memory_is_one_step_at_a_time_in_small_blocks():
     assert settings.recipe.statistics.memory_mb == cli.LOW_MEMORY_MB
     assert settings.recipe.statistics.permutations == 100
     assert parsed("--nprocs", "8").nprocs == 8
+
+
+def test_threads_of_a_process_are_taken_off_the_processes(monkeypatch):
+    monkeypatch.setattr("bidsapp.machine.cpu_count", lambda: 6)
+    assert parsed().nprocs == 6
+    assert parsed("--omp-nthreads", "4").nprocs == 1
+    assert parsed("--omp-nthreads", "3").nprocs == 2
+    assert parsed("--omp-nthreads", "3", "--nprocs", "5").nprocs == 5
 
 
 def test_no_covariates_can_be_asked_for():
