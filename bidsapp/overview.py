@@ -105,7 +105,11 @@ def regions(output_dir: Path, models: Mapping[str, str], positive: str) -> pd.Da
 def _before(table: pd.DataFrame) -> dict[str, pd.Series]:
     """Density per region before transfer, sides joined already."""
     by_name = table.set_index("name")
-    return {words: by_name[f"density_{desc}"] for desc, words in BEFORE.items()}
+    return {
+        words: by_name[f"density_{desc}"]
+        for desc, words in BEFORE.items()
+        if f"density_{desc}" in by_name
+    }
 
 
 def maps(output_dir: Path, models: Mapping[str, str], positive: str) -> dict[str, dict[str, Path]]:

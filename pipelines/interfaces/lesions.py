@@ -299,17 +299,18 @@ class CompareTransfer(_Shared):
                 self._untrained(),
                 [row for row, use in zip(self.rows, self.positive, strict=True) if use],
             ).mean(0),
-            "source": self._source(),
+            "source": self.sheet.attempt("map of the source model", self._source),
             "finetuned": self.maps[self.positive].mean(0),
         }
+        known = {name: mean for name, mean in means.items() if mean is not None}
         words = {
             "untrained": "untrained: random weights",
             "source": f"source: model {self.inputs.starts[0]['name']} as it was",
             "finetuned": "after training further",
         }
         images, columns = {}, {}
-        for name, mean in means.items():
-            facts = {"Description": f"Mean map of all patients, {words[name]}"}
+        for name, mean in known.items():
+            facts: dict[str, Any] = {"Description": f"Mean map of all patients, {words[name]}"}
             image = self.sheet.image(mean.astype(np.float32), facts, stat="mean", desc=name)
             images[words[name]] = over_limit(image)
             joined = merge_sides(self.regions.table(mean))
@@ -318,6 +319,7 @@ class CompareTransfer(_Shared):
         facts = {
             "Description": "Mean relevance per voxel of the patients before and after transfer",
             "Sides": "joined",
+            "NotComputed": list(self.sheet.missing),
             **self.regions.sidecar,
         }
         self.sheet.table(table, facts, atlas=label(self.regions.atlas.name), desc="transfer")
@@ -332,7 +334,15 @@ class CompareTransfer(_Shared):
         return runtime
 
     def _source(self) -> np.ndarray:
-        """Mean map by the stored networks: of every fold, over its test patients."""
+        """Mean map by the stored networks: of every fold, over its test patients.
+
+        With their own last layer, also where training drew another one.
+
+        Raises
+        ------
+        models.errors.InputError
+            Their last layer has other shapes than that of this network.
+        """
         from models.training.splits import Split
         from pipelines.stored_models import new_network
         from pipelines.transfer import start
@@ -345,7 +355,7 @@ class CompareTransfer(_Shared):
             if not rows:
                 continue
             network = new_network(given.network, self.cache.grid)
-            start(network, plan)
+            start(network, {**plan, "head": "keep", "freeze": ()})
             total += self._explained(network, rows).sum(0)
             count += len(rows)
         return total / max(count, 1)

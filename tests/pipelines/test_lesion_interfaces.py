@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from models.errors import InputError
 from models.grids import full_grid
 from models.lesions import measures
 from models.volumes import write_cache
@@ -160,6 +161,7 @@ def test_maps_before_and_after_transfer(study, monkeypatch):
     seen = []
 
     def start(network, plan):
+        assert plan["head"] == "keep"  # the source as it was, not with a layer drawn here
         seen.append(plan["fold"])
         for weights in network.parameters():
             weights.data.fill_(0.01 * plan["fold"])
@@ -170,7 +172,7 @@ def test_maps_before_and_after_transfer(study, monkeypatch):
         dict.fromkeys(PEOPLE[2:4] + PEOPLE[6:], "test"),
     ]
     splits = [{"repeat": 1, "fold": i, "number": i, "roles": one} for i, one in enumerate(roles, 1)]
-    starts = [{"fold": 1, "name": "other"}, {"fold": 2, "name": "other"}]
+    starts = [{"fold": fold, "name": "other", "head": "new"} for fold in (1, 2)]
     products = CompareTransfer(splits=splits, starts=starts, **given).run().outputs.products
     assert seen == [1, 2]
     images = {}
@@ -182,6 +184,24 @@ def test_maps_before_and_after_transfer(study, monkeypatch):
     table = read_table(one(products, "_desc-transfer_heatmap.tsv")[1]["file"])
     assert {"density_untrained", "density_source", "density_finetuned"} <= set(table)
     assert "group/figures" in one(products, "_desc-transfer_heatmap.png")[0]
+
+
+def test_a_source_of_another_last_layer_has_no_map(study, monkeypatch):
+    _, given, *_ = study
+
+    def start(network, plan):
+        raise InputError("model other: has other shapes")
+
+    monkeypatch.setattr(transfer, "start", start)
+    splits = [{"repeat": 1, "fold": 1, "number": 1, "roles": dict.fromkeys(PEOPLE, "test")}]
+    starts = [{"fold": 1, "name": "other", "head": "new"}]
+    products = CompareTransfer(splits=splits, starts=starts, **given).run().outputs.products
+    assert not [path for path in products if "desc-source" in path]
+    product = one(products, "_desc-transfer_heatmap.tsv")[1]
+    assert product["sidecar"]["NotComputed"] == [
+        "map of the source model: model other: has other shapes"
+    ]
+    assert "density_source" not in read_table(product["file"])
 
 
 def test_the_lesion_volume_is_a_baseline(study):
