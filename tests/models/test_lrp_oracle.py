@@ -60,11 +60,16 @@ LARGE = ("boehle2019", "eitel2019")
 
 
 def network(name, dtype=torch.float64, seed=0):
-    """As after training: BatchNorm has statistics, biases are not 0."""
+    """As after training: BatchNorm has statistics, biases are not 0.
+
+    Weights are torch's usual ones, whatever a network begins its training with.
+    """
     torch.manual_seed(seed)
     grid, options = NETWORKS[name]
     model = build(name, grid, **options).to(dtype).eval()
     for module in model.modules():
+        if isinstance(module, nn.Conv3d | nn.Linear):
+            module.reset_parameters()
         if isinstance(module, NORMS):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.02, 0.3)
