@@ -64,12 +64,14 @@ def network(name, dtype=torch.float64, seed=0):
 
     Weights are torch's usual ones, whatever a network begins its training with.
     """
-    torch.manual_seed(seed)
     grid, options = NETWORKS[name]
-    model = build(name, grid, **options).to(dtype).eval()
+    model = build(name, grid, **options).eval()
+    torch.manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Conv3d | nn.Linear):
             module.reset_parameters()
+    model = model.to(dtype)
+    for module in model.modules():
         if isinstance(module, NORMS):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.02, 0.3)
