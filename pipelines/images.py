@@ -229,7 +229,9 @@ def _is_sheared(affine: np.ndarray) -> bool:
     return not np.allclose(cosines.T @ cosines, np.eye(3), atol=1e-3)
 
 
-def network_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
+def network_input(
+    path: str | Path, grid: Grid, intensity: str, blanked: np.ndarray | bool = False
+) -> np.ndarray:
     """A registered brain as the network sees it: (1, x, y, z) float32 on ``grid``.
 
     Parameters
@@ -240,7 +242,9 @@ def network_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
     grid : Grid
         The recipe's grid.
     intensity : {"max", "zscore"}
-        See :func:`models.volumes.scale_intensity`.
+        See :func:`models.volumes.scale_intensity`; of the voxels that are left.
+    blanked : bool array (x, y, z), optional
+        Voxels of the grid that are set to 0.
     """
     image = read_nifti(path)
     stored = np.asarray(image.dataobj, np.float32)
@@ -248,7 +252,7 @@ def network_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
     data = to_grid(stored, affine, grid)
     # Smoothing before a coarser grid spreads the brain over its border: keep to the brain.
     inside = to_grid((stored != 0).astype(np.float32), affine, grid) >= 0.5
-    return scale_intensity(np.where(inside, data, 0), intensity)[None]
+    return scale_intensity(np.where(inside & ~np.bool_(blanked), data, 0), intensity)[None]
 
 
 def in_template(image: nib.Nifti1Image) -> bool:

@@ -186,8 +186,10 @@ class View:
 
     def read(self, kind: "Modality", path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
         """The network's input, (channels, x, y, z) float32 on ``grid``."""
-        volume = kind.volume(path, grid, intensity)
+        # Blanked before it is scaled: the scale would tell the network what it may not see.
+        blanked = self.mask.voxels(grid, symmetric=self.mirror)
+        volume = kind.volume(path, grid, intensity, blanked)
         if self.is_mirrored(kind, path):
             volume = volume[:, ::-1].copy()
             volume[list(kind.negated)] *= -1
-        return np.where(self.mask.voxels(grid, symmetric=self.mirror), 0, volume)
+        return volume

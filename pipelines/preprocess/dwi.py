@@ -541,7 +541,9 @@ _QUALITY: dict[str, Any] = {
 }
 
 
-def tensor_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
+def tensor_input(
+    path: str | Path, grid: Grid, intensity: str, blanked: np.ndarray | bool = False
+) -> np.ndarray:
     """A tensor image as a network sees it: (6, x, y, z) float32 on ``grid``.
 
     Parameters
@@ -554,6 +556,8 @@ def tensor_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
     intensity : {"max", "stored"}
         Divided by the diffusivity of free water at 37 C, 3e-3 mm^2/s; or in 1e-3 mm^2/s. All
         components alike, so that it stays a tensor.
+    blanked : bool array (x, y, z), optional
+        Voxels of the grid that are set to 0.
 
     Raises
     ------
@@ -568,7 +572,8 @@ def tensor_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
     image = read_nifti(path)
     data = np.nan_to_num(np.asarray(image.dataobj, np.float32)) / SCALES[intensity]
     affine = image.affine if in_template(image) else whole_grid(image, path).affine
-    return np.stack([to_grid(data[..., k], affine, grid) for k in range(6)]).astype(np.float32)
+    tensor = np.stack([to_grid(data[..., k], affine, grid) for k in range(6)])
+    return np.where(blanked, 0, tensor).astype(np.float32)
 
 
 def fewest_volumes_last(path: Path) -> int:

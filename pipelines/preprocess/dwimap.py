@@ -77,7 +77,9 @@ def dwimap_fingerprint(scan: Scan, options: DwimapOptions) -> str:
     return fingerprint("dwimap", REVISION, hashes, asdict(options))
 
 
-def maps_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
+def maps_input(
+    path: str | Path, grid: Grid, intensity: str, blanked: np.ndarray | bool = False
+) -> np.ndarray:
     """Maps as a network sees them: (2, x, y, z) float32 on ``grid``, MD and FA in [0, 1].
 
     Parameters
@@ -88,6 +90,8 @@ def maps_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
         The recipe's grid.
     intensity : {"max"}
         Both maps have a physical scale: each is divided by :data:`FULL_SCALE`.
+    blanked : bool array (x, y, z), optional
+        Voxels of the grid that are set to 0.
 
     Raises
     ------
@@ -104,7 +108,7 @@ def maps_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
         image = read_nifti(beside(path, name))
         data = np.nan_to_num(np.asarray(image.dataobj, np.float32)) / FULL_SCALE[name]
         volumes.append(to_grid(data, image.affine, grid).clip(0, 1))
-    return np.stack(volumes).astype(np.float32)
+    return np.where(blanked, 0, np.stack(volumes)).astype(np.float32)
 
 
 def init_dwimap_wf(

@@ -9,7 +9,6 @@ import numpy as np
 from nipype.pipeline import engine as pe
 
 from models.duplicates import ALIKE
-from models.grids import Grid
 from pipelines.derivatives import has_sidecar, read_sidecar, sidecar_path
 from pipelines.inputs import Scan
 
@@ -36,8 +35,8 @@ class Modality:
         Keyword-only ``name, scan, output_dir, template, options, device`` to the workflow of one
         scan, which has an ``outputnode`` with ``saved``.
     volume : callable
-        (path of ``registered``, grid, intensity) to the network's input, (channels, x, y, z)
-        float32 on the grid.
+        (path of ``registered``, grid, intensity, blanked voxels) to the network's input,
+        (channels, x, y, z) float32 on the grid.
     needs_t1w : bool
         Whether scans come with the person's T1w image, where there is one. They also do where
         the recipe's registration is ``t1w``.
@@ -79,7 +78,7 @@ class Modality:
     paths: Callable[[Scan, Any], dict[str, str]]
     making: Callable[[Scan, Any], str]
     workflow: Callable[..., pe.Workflow]
-    volume: Callable[[str | Path, Grid, str], np.ndarray]
+    volume: Callable[..., np.ndarray]
     needs_t1w: bool = False
     channels: int = 1
     parameters: tuple[str, ...] = ()

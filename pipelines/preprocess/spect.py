@@ -305,7 +305,9 @@ def _sidecars(options: SpectOptions, made_by: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def uptake_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
+def uptake_input(
+    path: str | Path, grid: Grid, intensity: str, blanked: np.ndarray | bool = False
+) -> np.ndarray:
     """A registered SPECT as the network sees it: (1, x, y, z) float32 on ``grid``.
 
     Parameters
@@ -314,8 +316,10 @@ def uptake_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
         Uptake in template space, over that of the reference region.
     grid : Grid
         The recipe's grid.
-    intensity : {"stored", "max", "zscore"}
-        See :func:`models.volumes.scale_intensity`.
+    intensity : {"stored", "binding", "max", "zscore"}
+        See :func:`models.volumes.scale_intensity`; of the voxels that are left.
+    blanked : bool array (x, y, z), optional
+        Voxels of the grid that are set to 0.
 
     Notes
     -----
@@ -323,7 +327,7 @@ def uptake_input(path: str | Path, grid: Grid, intensity: str) -> np.ndarray:
     """
     image = read_nifti(path)
     data = to_grid(np.asarray(image.dataobj, np.float32), image.affine, grid)
-    return scale_intensity(np.where(_brain(grid), data, 0), intensity)[None]
+    return scale_intensity(np.where(_brain(grid) & ~np.bool_(blanked), data, 0), intensity)[None]
 
 
 @cache

@@ -136,6 +136,22 @@ def test_blanked_regions_are_zero_after_mirroring(people):
         assert (seen[~blank] != 0).any()
 
 
+@pytest.mark.parametrize("intensity", ["stored", "binding", "max", "zscore"])
+@pytest.mark.parametrize("kind", [SPECT, T1W], ids=["spect", "T1w"])
+def test_blanked_voxels_do_not_show_in_the_scale_of_the_others(tmp_path, kind, intensity):
+    mask, seen = Mask(("Insula",), 12.0), []
+    rng = np.random.default_rng(0)
+    data = rng.uniform(1, 2, GRID.shape).astype(np.float32)
+    for factor in (1, 9):
+        path = tmp_path / f"sub-{factor}_{kind.suffix}.nii.gz"
+        changed = np.where(mask.voxels(GRID), factor * data, data)
+        write_nifti(path, changed, GRID.affine, template=True)
+        seen.append(View(mask).read(kind, path, GRID, intensity))
+    np.testing.assert_array_equal(*seen)
+    assert (seen[0][0][mask.voxels(GRID)] == 0).all()
+    assert seen[0].std() > 0
+
+
 def test_what_cannot_be_seen_is_refused():
     with pytest.raises(InputError, match="T1w images do not tell which side"):
         View(mirror=True).check(T1W, GRID)
