@@ -1,5 +1,6 @@
 """Group level: pack, train, predict, explain out of fold, test; on derivatives alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,13 +17,14 @@ from pipelines.explain import in_list
 from pipelines.harmonisation import HarmonisationOptions
 from pipelines.heatmaps import NO_COMMON_SPACE
 from pipelines.interfaces.analytics import AnalyseMethod, CompareMethods
-from pipelines.interfaces.attribution import ExplainFold, SummariseMethod
+from pipelines.interfaces.attribution import ExplainFold
 from pipelines.interfaces.baselines import BaselineFeatures, BaselineFold, Baselines
 from pipelines.interfaces.harmonisation import HarmoniseFold
 from pipelines.interfaces.lesions import AnalyseLesions, CompareTransfer
 from pipelines.interfaces.networks import PackVolumes, Predictions, TrainFold
 from pipelines.interfaces.sink import SaveProducts
 from pipelines.interfaces.statistics import VoxelwiseTest
+from pipelines.interfaces.summaries import BLOCK, PersonMaps, SummariseMethod
 from pipelines.interfaces.volumes import CohortVolumes, RegionVolumes
 from pipelines.people import check_design
 from pipelines.region_volumes import Deformations, columns_of, measured_of
@@ -177,8 +179,9 @@ def init_group_wf(
     plan = _Plan(study, cohort, folds, output_dir, device, processes)
     pack, train, predict = plan.classification(card, force=force)
     explain, summarise, stacks = plan.explanation()
+    draw = plan.person_maps()
+    explained, analysed = (pe.Node(niu.Merge(2), name=one) for one in ("explained", "analysed"))
     analyse, compare = plan.analytics()
-    analysed = pe.Node(niu.Merge(2), name="analysed")
     test = plan.statistics()
     features, fit_baselines, beside = plan.baselines()
     # A sink per stage: what is computed is kept when a later stage fails.
@@ -245,7 +248,15 @@ def init_group_wf(
                 (train, explain, [("weights", "weights")]),
                 (explain, summarise, [("maps", "folds")]),
                 (predict, summarise, [("table", "predictions")]),
-                (summarise, save_heatmaps, [("products", "products")]),
+                (pack, draw, cached),
+                (predict, draw, [("table", "predictions")]),
+                *[
+                    (summarise, draw, [((one, for_each_block, plan.blocks), one)])
+                    for one in ("stack", "facts")
+                ],
+                (summarise, explained, [("products", "in1")]),
+                (draw, explained, [("products", "in2")]),
+                (explained, save_heatmaps, [("out", "products")]),
             ]
         )
     if study.attributions and study.registered:
@@ -328,6 +339,11 @@ class _Plan:
         """Participants who are tested in any fold."""
         roles = [role for fold in self.folds for role in fold["roles"].items()]
         return {person for person, role in roles if role == "test"}
+
+    @property
+    def blocks(self) -> int:
+        """Nodes that share the drawing of everybody's maps of one method."""
+        return max(1, math.ceil(len(self._tested) / BLOCK))
 
     @property
     def _shared(self) -> dict[str, Any]:
@@ -468,6 +484,20 @@ class _Plan:
         stacks.inputs.wanted = list(study.statistics.maps)
         return explain, summarise, stacks
 
+    def person_maps(self) -> pe.MapNode:
+        """Draw everybody's map of every method, some people per node."""
+        study, blocks = self.study, self.blocks
+        draw = pe.MapNode(
+            PersonMaps(atlas=study.atlas, space=study.space, **self._shared),
+            iterfield=["attribution", "stack", "facts", "block"],
+            name="draw",
+            mem_gb=1,
+        )
+        attributions = [dict(one) for one in study.attributions]
+        draw.inputs.attribution = for_each_block(attributions, blocks)
+        draw.inputs.block = [[first, blocks] for _ in attributions for first in range(blocks)]
+        return draw
+
     def analytics(self) -> tuple[pe.MapNode, pe.Node]:
         """Analyse every method over the trainings, then compare the methods."""
         study = self.study
@@ -595,6 +625,11 @@ def _atlas_place(wanted: str) -> str:
     """A shipped atlas by its name, a file by its whole path, once it is known to be readable."""
     atlas(wanted)
     return wanted if wanted in SHIPPED else str(Path(wanted).absolute())
+
+
+def for_each_block(values: list, blocks: int) -> list:
+    """Every value as often as there are blocks of people, one after the other."""
+    return [value for value in values for _ in range(blocks)]
 
 
 def the_facts(facts: dict | list) -> dict:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from models.grids import Grid
-from models.regions import gain, ipsilateral_name, region_table
+from models.regions import gain, ipsilateral_name, opposite, region_table
 from pipelines.atlases import Atlas, atlas, on_grid
 from pipelines.derivatives import (
     SPACE,
@@ -33,6 +33,8 @@ NO_COMMON_SPACE = (
     "registered, so that a voxel is another place in every brain; choose registration = 'linear' "
     "or 'nonlinear' for them."
 )
+
+MIRRORED_BACK = "the network saw the image mirrored; the map is mirrored back, so left is left"
 
 # path below the output folder -> {"file": finished file, "sidecar": dict or None}
 Products = dict[str, dict[str, Any]]
@@ -256,6 +258,28 @@ def person_products(
             "sidecar": {"Method": facts.get("Method"), **regions.sidecar},
         },
     }
+
+
+def turned(volume: np.ndarray, mirrored: bool) -> np.ndarray:
+    """What a network saw, or its map, with left and right as the person has them."""
+    return volume[::-1] if mirrored else volume
+
+
+def turned_sums(
+    sums: pd.Series | None, regions: Regions | None, mirrored: bool
+) -> pd.Series | None:
+    """The controls' sums beside a person's: those of the other half where it was mirrored."""
+    if sums is None or regions is None or not mirrored:
+        return sums
+    other = opposite([str(name) for name in regions.atlas.labels["name"]])
+    return pd.Series(sums.to_numpy()[other])
+
+
+def mirror_facts(mirrored: bool, *, ipsilateral: bool) -> dict[str, Any]:
+    """What the sidecar of a person's map says, where the network saw some people mirrored."""
+    if not ipsilateral:
+        return {}
+    return {"Mirrored": MIRRORED_BACK if mirrored else "no: the affected side is left as it is"}
 
 
 def person_prediction(

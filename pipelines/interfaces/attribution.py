@@ -1,12 +1,11 @@
-"""Interfaces of the explanation: one fold, one method over the cohort, one new person."""
+"""Interfaces of the explanation: of one fold, of one new person."""
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from nipype.interfaces.base import (
@@ -19,29 +18,24 @@ from nipype.interfaces.base import (
 from tqdm import tqdm
 
 from models.grids import Grid
-from models.regions import opposite
 from pipelines.choices import ATTRIBUTION_KEYS, PREDICTED
 from pipelines.derivatives import (
     SPACE,
     derivative_uri,
-    label,
     read_table,
-    relative_path,
-    write_table,
 )
 from pipelines.heatmaps import (
     HeatmapNames,
-    Products,
     Regions,
     Seen,
-    anatomy,
     ledger_facts,
+    mirror_facts,
     person_prediction,
     person_products,
-    sides_facts,
+    turned,
+    turned_sums,
 )
-from pipelines.images import write_nifti
-from pipelines.interfaces.networks import prediction_keys, read_cohort, rows_of
+from pipelines.interfaces.networks import read_cohort, rows_of
 
 BATCH = 4
 
@@ -272,230 +266,6 @@ class ExplainFold(SimpleInterface):
         return runtime
 
 
-class SummariseMethodInputSpec(BaseInterfaceInputSpec):
-    attribution = traits.Dict(mandatory=True)
-    folds = traits.List(traits.Str, mandatory=True, desc="folders of ExplainFold")
-    repeats = traits.List(traits.Int, mandatory=True, desc="repeat of each folder, from 1")
-    predictions = File(exists=True, mandatory=True)
-    cohort = File(exists=True, mandatory=True)
-    cache = traits.Str(mandatory=True)
-    content_hash = traits.Str(mandatory=True)
-    classes = traits.List(traits.Str, mandatory=True, desc="negative, positive")
-    model = traits.Str(mandatory=True)
-    modality = traits.Str("T1w", usedefault=True)
-    atlas = traits.Str(mandatory=True)
-    space = traits.Str(SPACE, usedefault=True, desc="of the images")
-
-
-class SummariseMethodOutputSpec(TraitedSpec):
-    stack = File(exists=True, desc="(people, x, y, z) maps, rows as in `people`")
-    people = File(exists=True, desc="participant, class and fold of each row")
-    region_tables = File(exists=True, desc="of every person in every repeat")
-    products = traits.Dict
-
-
-class SummariseMethod(SimpleInterface):
-    """One method over the cohort: each person's mean map, class means, region tables.
-
-    Images that were not registered have each person's map alone.
-    """
-
-    input_spec = SummariseMethodInputSpec
-    output_spec = SummariseMethodOutputSpec
-
-    def _run_interface(self, runtime: Any) -> Any:
-        from models.volumes import open_cache
-
-        cwd = Path(runtime.cwd)
-        cache = open_cache(Path(self.inputs.cache))
-        table = read_table(Path(self.inputs.predictions))
-        keys = prediction_keys(table)
-        maps, ledgers, folds = self._gather(keys, cache.grid.shape)
-        np.save(cwd / "stack.npy", maps)
-        write_table(cwd / "people.tsv", table[["participant_id", "session_id", "label", "fold"]])
-        self._results["stack"] = str(cwd / "stack.npy")
-        self._results["people"] = str(cwd / "people.tsv")
-        sides = {"ipsilateral": cache.ipsilateral}
-        regions = Regions.of_space(self.inputs.space, self.inputs.atlas, cache.grid, **sides)
-        if regions is not None:
-            write_table(cwd / "regions.tsv", self._per_repeat(regions))
-            self._results["region_tables"] = str(cwd / "regions.tsv")
-        self._results["products"] = self._products(
-            cwd, cache, keys, table, maps, ledgers, folds, regions
-        )
-        return runtime
-
-    def _per_repeat(self, regions: Regions) -> pd.DataFrame:
-        """Region table of every person in every repeat, one below the other."""
-        name, tables = self.inputs.attribution["name"], []
-        for folder, repeat in zip(map(Path, self.inputs.folds), self.inputs.repeats, strict=True):
-            keys = json.loads((folder / "index.json").read_text())["keys"]
-            maps = np.load(folder / f"{name}.npy", mmap_mode="r")
-            for (sub, ses), one in zip(keys, maps, strict=True):
-                strength = regions.table(np.abs(one))["sum"]
-                found = regions.table(one).assign(absolute=strength)
-                tables.append(found.assign(repeat=repeat, sub=sub, ses=ses))
-        columns = ["repeat", "sub", "ses", "index", "name", "voxels", "sum", "absolute"]
-        return pd.concat(tables, ignore_index=True)[columns]
-
-    def _gather(
-        self, keys: list[tuple[str, str]], shape: tuple[int, int, int]
-    ) -> tuple[np.ndarray, list[list[dict[str, float]]], list[list[int]]]:
-        """Mean map per image over the folds that tested it, with ledgers and fold numbers."""
-        name = self.inputs.attribution["name"]
-        where = {key: row for row, key in enumerate(keys)}
-        maps = np.zeros((len(keys), *shape), np.float32)
-        ledgers: list[list[dict[str, float]]] = [[] for _ in keys]
-        folds: list[list[int]] = [[] for _ in keys]
-        for folder in map(Path, self.inputs.folds):
-            index = json.loads((folder / "index.json").read_text())
-            found = np.load(folder / f"{name}.npy", mmap_mode="r")
-            for i, key in enumerate(index["keys"]):
-                row = where[tuple(key)]
-                maps[row] += found[i]
-                ledgers[row].append(index[name][i])
-                folds[row].append(index["fold"])
-        maps /= np.array([max(len(f), 1) for f in folds], np.float32)[:, None, None, None]
-        return maps, ledgers, folds
-
-    def _products(
-        self,
-        cwd: Path,
-        cache: Any,
-        keys: Any,
-        table: pd.DataFrame,
-        maps: np.ndarray,
-        ledgers: Any,
-        folds: Any,
-        regions: Regions | None,
-    ) -> Products:
-        negative, positive = self.inputs.classes
-        attribution, model = self.inputs.attribution, self.inputs.model
-        names = HeatmapNames(model, positive, cache.grid, self.inputs.modality, self.inputs.space)
-        # A person's map is shown as the person is; those of the group as the network saw them.
-        group = replace(names, ipsilateral=cache.ipsilateral)
-        own = Regions.of_space(self.inputs.space, self.inputs.atlas, cache.grid)
-        tables = [regions.table(one) for one in maps] if regions else []
-        controls = (table["label"] == negative).to_numpy()
-        control_sums = None
-        if regions and controls.any():
-            sums = np.array([one["sum"] for one in tables])
-            control_sums = pd.Series(sums[controls].mean(0))
-        rows = cache.rows(keys)
-        cohort = read_cohort(self.inputs.cohort)
-        images = dict(zip(prediction_keys(cohort), cohort["image"], strict=True))
-        products: Products = {}
-        for i, (sub, ses) in enumerate(keys):
-            models = [f"model-{model}_fold-{number}" for number in folds[i]]
-            facts = method_facts(attribution, positive, models) | {
-                "Sources": [derivative_uri(images[sub, ses])],
-                "OutOfFold": True,
-                **explained_facts(attribution, ledgers[i], self.inputs.classes),
-                **ledger_facts(ledgers[i]),
-            }
-            mirrored = cache.ipsilateral and cache.mirrored[rows[i]]
-            volume = np.asarray(cache.volumes[rows[i], 0], np.float32)
-            products |= person_products(
-                cwd,
-                {"sub": sub, "ses": ses},
-                attribution["name"],
-                _turned(maps[i], mirrored),
-                facts | _mirror_facts(mirrored, ipsilateral=cache.ipsilateral),
-                names,
-                own,
-                Seen.of(_turned(volume, mirrored), images[sub, ses], cache.grid),
-                _turned_sums(control_sums, own, mirrored),
-            )
-        if regions is None:
-            return products
-        mean = np.asarray(cache.volumes[rows, 0], np.float32).mean(0)
-        background = anatomy(mean, cache.grid.affine, ipsilateral=cache.ipsilateral)
-        return products | self._group(cwd, table, maps, tables, group, regions, background)
-
-    def _group(
-        self,
-        cwd: Path,
-        table: pd.DataFrame,
-        maps: np.ndarray,
-        tables: list[pd.DataFrame],
-        names: HeatmapNames,
-        regions: Regions,
-        background: nib.Nifti1Image,
-    ) -> Products:
-        from models.regions import group_region_table
-        from pipelines.charts import region_ranking
-        from pipelines.figures import overlay_limits, plot_slices, save
-
-        method, grid = self.inputs.attribution["name"], names.grid
-        negative, positive = self.inputs.classes
-        facts = method_facts(self.inputs.attribution, positive, [f"model-{names.model}"])
-        facts |= sides_facts(ipsilateral=names.ipsilateral)
-        products: Products = {}
-        per_class: dict[str, list[pd.DataFrame]] = {}
-        limits = overlay_limits(maps[(table["label"] == positive).to_numpy()].mean(0))
-        for one in (positive, negative):
-            chosen = (table["label"] == one).to_numpy()
-            per_class[one] = [t for t, use in zip(tables, chosen, strict=True) if use]
-            path = relative_path(
-                "heatmap", ".nii.gz", names.image(method, stat="mean", desc=label(one))
-            )
-            figure = f"group/figures/{Path(path).name.removesuffix('.nii.gz')}.png"
-            mean = write_nifti(
-                cwd / Path(path).name,
-                maps[chosen].mean(0),
-                grid.affine,
-                template=True,
-                ipsilateral=names.ipsilateral,
-            )
-            drawn = plot_slices(
-                background, mean, overlay_range=limits, title=f"mean of {one}", units="relevance"
-            )
-            save(drawn, cwd / Path(figure).name)
-            products[path] = {
-                "file": str(cwd / Path(path).name),
-                "sidecar": facts
-                | {
-                    "Description": f"Mean out-of-fold heatmap of {int(chosen.sum())} {one}",
-                    "People": int(chosen.sum()),
-                    "Resolution": grid.description,
-                },
-            }
-            products[figure] = {"file": str(cwd / Path(figure).name), "sidecar": None}
-        means = group_region_table(per_class, control=negative)
-        entities = names.entities(method, atlas=label(regions.atlas.name))
-        path = relative_path("heatmap", ".tsv", entities)
-        write_table(cwd / Path(path).name, means)
-        figure = f"group/figures/{Path(path).stem}.png"
-        save(region_ranking(means, (positive, negative)), cwd / Path(figure).name)
-        products[path] = {"file": str(cwd / Path(path).name), "sidecar": facts | regions.sidecar}
-        products[figure] = {"file": str(cwd / Path(figure).name), "sidecar": None}
-        return products
-
-
-def _turned(volume: np.ndarray, mirrored: bool) -> np.ndarray:
-    """What a network saw, or its map, with left and right as the person has them."""
-    return volume[::-1] if mirrored else volume
-
-
-def _turned_sums(
-    sums: pd.Series | None, regions: Regions | None, mirrored: bool
-) -> pd.Series | None:
-    """The controls' sums beside a person's: those of the other half where it was mirrored."""
-    if sums is None or regions is None or not mirrored:
-        return sums
-    other = opposite([str(name) for name in regions.atlas.labels["name"]])
-    return pd.Series(sums.to_numpy()[other])
-
-
-def _mirror_facts(mirrored: bool, *, ipsilateral: bool) -> dict[str, Any]:
-    if not ipsilateral:
-        return {}
-    return {"Mirrored": MIRRORED_BACK if mirrored else "no: the affected side is left as it is"}
-
-
-MIRRORED_BACK = "the network saw the image mirrored; the map is mirrored back, so left is left"
-
-
 class ExplainPersonInputSpec(BaseInterfaceInputSpec):
     image = File(exists=True, mandatory=True, desc="registered brain")
     participant = traits.Str(mandatory=True)
@@ -558,7 +328,7 @@ class ExplainPerson(SimpleInterface):
         )
         names = HeatmapNames(model.name, positive, model.grid, model.modality, model.space)
         regions = Regions.of_space(model.space, card["Atlas"], model.grid)
-        seen = Seen.of(_turned(volume[0, 0], mirrored), self.inputs.image, model.grid)
+        seen = Seen.of(turned(volume[0, 0], mirrored), self.inputs.image, model.grid)
         around, column = Surroundings.on(model.grid, regions), column_of(card, positive)
         for attribution in card["Attributions"]:
             found = [
@@ -580,12 +350,12 @@ class ExplainPerson(SimpleInterface):
                 cwd,
                 ids,
                 attribution["name"],
-                _turned(mean, mirrored),
-                facts | _mirror_facts(mirrored, ipsilateral=view.mirror),
+                turned(mean, mirrored),
+                facts | mirror_facts(mirrored, ipsilateral=view.mirror),
                 names,
                 regions,
                 seen,
-                _turned_sums(sums, regions, mirrored),
+                turned_sums(sums, regions, mirrored),
             )
         self._results["products"] = products
         return runtime

@@ -19,7 +19,7 @@ from pipelines.figures import plot_rows
 from pipelines.heatmaps import Regions
 from pipelines.images import read_nifti
 from pipelines.interfaces.analytics import NO_VOLUMES, AnalyseMethod, CompareMethods
-from pipelines.interfaces.attribution import SummariseMethod
+from pipelines.interfaces.summaries import SummariseMethod
 from pipelines.retrainings import Retrainings
 
 GRID = Grid("15mm", (12, 14, 12), 15.0, (-82.5, -110.0, -70.0))

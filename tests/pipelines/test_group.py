@@ -12,7 +12,13 @@ from models.grids import GRIDS
 from models.training.splits import Plan, split_people
 from pipelines.baselines import BaselineOptions
 from pipelines.explain import init_explain_wf
-from pipelines.group import StatisticsOptions, Study, choose_stacks, init_group_wf
+from pipelines.group import (
+    StatisticsOptions,
+    Study,
+    choose_stacks,
+    for_each_block,
+    init_group_wf,
+)
 from pipelines.harmonisation import HarmonisationOptions
 from pipelines.inputs import Scan
 from pipelines.region_volumes import Deformations
@@ -22,15 +28,17 @@ from pipelines.transfer import Starts
 # node: the nodes that it feeds
 SKELETON = {
     "pack": {"train", "predict", "explain", "summarise", "analyse", "compare", "test", "features"}
-    | {"gather", "fit_baselines"},
+    | {"gather", "fit_baselines", "draw"},
     "train": {"predict", "explain", "analyse", "compare", "gather"},
-    "predict": {"summarise", "analyse", "compare", "test", "gather", "beside"},
+    "predict": {"summarise", "draw", "analyse", "compare", "test", "gather", "beside"},
     "features": {"fit_baselines", "beside"},
     "fit_baselines": {"beside"},
     "beside": {"save_baselines"},
     "save_baselines": set(),
     "explain": {"summarise", "analyse"},
-    "summarise": {"stacks", "analyse", "compare", "save_heatmaps"},
+    "summarise": {"stacks", "analyse", "compare", "draw", "explained"},
+    "draw": {"explained"},
+    "explained": {"save_heatmaps"},
     "analyse": {"compare", "analysed"},
     "compare": {"analysed"},
     "analysed": {"save_analytics"},
@@ -124,7 +132,8 @@ def test_a_stage_that_fails_takes_nothing_from_those_before(build):
         if node.name.startswith("save")
     }
     assert needs["save_model"] == {"pack", "train", "predict", "gather"}
-    assert needs["save_heatmaps"] == {"pack", "train", "predict", "explain", "summarise"}
+    before = {"pack", "train", "predict", "explain", "summarise"}
+    assert needs["save_heatmaps"] == before | {"draw", "explained"}
     assert not needs["save_baselines"] & {"explain", "summarise", "test"}
     assert "test" in needs["save_tests"]
     assert "test" not in needs["save_analytics"]
@@ -150,7 +159,7 @@ def test_the_card_is_written_after_the_weights(build):
         ),
         (
             {"attributions": (), "statistics": StatisticsOptions(maps=("image",))},
-            {"explain", "summarise", "save_heatmaps"}
+            {"explain", "summarise", "draw", "explained", "save_heatmaps"}
             | {"analyse", "compare", "analysed", "save_analytics"},
         ),
         (  # images that were not registered
@@ -168,10 +177,23 @@ def test_folds_methods_and_maps_are_mapped(build):
     workflow = build(folds=3, repeats=2)
     nodes = {name: workflow.get_node(name) for name in SKELETON}
     mapped = {name for name, node in nodes.items() if isinstance(node, MapNode)}
-    assert mapped == {"train", "explain", "summarise", "analyse", "test", "fit_baselines"}
+    assert mapped == {"train", "explain", "summarise", "draw", "analyse", "test", "fit_baselines"}
     assert len(nodes["train"].inputs.split) == len(nodes["explain"].inputs.split) == 6
     assert nodes["summarise"].inputs.attribution == [dict(one) for one in ATTRIBUTIONS]
     assert nodes["test"].inputs.name == ["image", "lrpbeta1"]
+
+
+def test_everybody_of_every_method_is_drawn_once(build, monkeypatch):
+    monkeypatch.setattr("pipelines.group.BLOCK", 5)
+    draw = build().get_node("draw")
+    rows = [
+        (one["name"], row)
+        for one, (first, step) in zip(draw.inputs.attribution, draw.inputs.block, strict=True)
+        for row in range(first, len(LABELS), step)
+    ]
+    assert len(draw.inputs.block) == 2 * 3
+    assert sorted(rows) == sorted((a["name"], row) for a in ATTRIBUTIONS for row in range(12))
+    assert for_each_block(["a", "b"], 3) == ["a", "a", "a", "b", "b", "b"]
 
 
 def test_train_and_explain_get_the_same_splits_in_the_same_order(build):

@@ -15,10 +15,10 @@ from models.volumes import open_cache, write_cache
 from pipelines.atlases import atlas, on_grid
 from pipelines.derivatives import read_table, write_table
 from pipelines.figures import plot_slices
-from pipelines.heatmaps import anatomy
+from pipelines.heatmaps import MIRRORED_BACK, anatomy
 from pipelines.images import is_ipsilateral, mark_ipsilateral, read_nifti, write_nifti
-from pipelines.interfaces.attribution import MIRRORED_BACK, SummariseMethod
 from pipelines.interfaces.networks import PackVolumes
+from pipelines.interfaces.summaries import PersonMaps, SummariseMethod
 from pipelines.preprocess import modality_of
 from pipelines.view import Mask, Sides, View
 
@@ -218,15 +218,23 @@ def summarised(people, tmp_path):
     images = ids.assign(image=[str(people[sub]) for sub, _ in keys], positive=[True, False])
     write_table(tmp_path / "cohort.tsv", images)
     write_table(tmp_path / "predictions.tsv", ids.assign(label=["reduced", "normal"], fold=1))
-    node = SummariseMethod(
-        attribution={"name": "one", "method": "saliency"}, folds=[str(folder)], repeats=[1],
-        predictions=tmp_path / "predictions.tsv", cohort=tmp_path / "cohort.tsv",
-        cache=str(tmp_path / "cache"), content_hash=cache.content_hash,
-        classes=["normal", "reduced"], model="x", modality="spect", atlas="AAL",
-    )  # fmt: skip
+    shared = {
+        "attribution": {"name": "one", "method": "saliency"}, "cohort": tmp_path / "cohort.tsv",
+        "predictions": tmp_path / "predictions.tsv", "content_hash": cache.content_hash,
+        "cache": str(tmp_path / "cache"), "classes": ["normal", "reduced"], "model": "x",
+        "modality": "spect", "atlas": "AAL",
+    }  # fmt: skip
     (tmp_path / "out").mkdir()
-    node._run_interface(SimpleNamespace(cwd=str(tmp_path / "out")))
-    return node._results
+    of_all = SummariseMethod(folds=[str(folder)], repeats=[1], **shared)
+    of_all._run_interface(SimpleNamespace(cwd=str(tmp_path / "out")))
+    made = {name: of_all._results[name] for name in ("stack", "facts")}
+    products = of_all._results["products"]
+    for first in (0, 1):
+        block = PersonMaps(block=[first, 2], **made, **shared)
+        block._run_interface(SimpleNamespace(cwd=str(tmp_path / "out")))
+        assert not products.keys() & block._results["products"].keys()
+        products |= block._results["products"]
+    return {"products": products}
 
 
 def one_product(results, start, ending):
