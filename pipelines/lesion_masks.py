@@ -145,7 +145,18 @@ def _choose(scan: Scan, candidates: Sequence[tuple[str, Path]]) -> tuple[Path | 
         others = ", ".join(f"{path.name} of {name}" for name, path in mine[1:])
         used = f"{mine[0][1].name} of {mine[0][0]}"
         warnings.append(f"{_who(scan)}: {used} is used as lesion mask, {others} passed over")
-    return (mine[0][1] if mine else None), warnings
+    chosen = mine[0][1] if mine else None
+    return chosen, warnings + ([] if chosen is None else _borrowed(scan, chosen))
+
+
+def _borrowed(scan: Scan, mask: Path) -> list[str]:
+    """A sentence where the T1w image that a mask lies in is that of another session."""
+    if scan.t1w is None or scan.t1w.session == scan.session or not in_t1w(mask):
+        return []
+    return [
+        f"{_who(scan)}: {mask.name} is read in the space of {scan.t1w.path.name}, as its own "
+        "session has no T1w image"
+    ]
 
 
 def _related(scan: Scan, space: str) -> bool:

@@ -1,5 +1,6 @@
 """Lesion masks: which one belongs to which image, and what is no mask."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -109,6 +110,16 @@ def test_a_mask_of_the_t1w_image_needs_one(bids):
     assert found(bids, scan())[0][0].lesions is None
     assert found(bids, scan(t1w=True))[0][0].lesions == path
     assert in_t1w(path)
+
+
+def test_a_mask_in_the_space_of_another_session_s_t1w_image_is_said(bids):
+    put(bids / "derivatives/lst", f"sub-01_ses-2_space-T1w_{MASK}", ses="2")
+    borrowed = replace(scan(session="2"), t1w=Scan("01", "1", Path("sub-01_ses-1_T1w.nii.gz")))
+    (one,), said = found(bids, borrowed)
+    assert one.lesions is not None
+    assert len(said) == 1
+    assert "is read in the space of sub-01_ses-1_T1w.nii.gz" in said[0]
+    assert found(bids, scan(session="2", t1w=True))[1] == []
 
 
 def test_masks_without_image_and_the_reverse_are_said(bids):
