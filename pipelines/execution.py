@@ -1,6 +1,7 @@
 """Runs a workflow on nipype's schedulers, shows progress and collects what failed."""
 
 import fcntl
+import gc
 import logging
 import os
 import re
@@ -116,6 +117,17 @@ class SurvivingPool(MultiProcPlugin):
         self._again = ThreadPoolExecutor(max_workers=1)
         self._tried_again: set[int] = set()
         self._replan = True
+
+    def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
+        """Run the nodes of an expanded graph."""
+        # MultiProc collects garbage 20 times a second. To look through all modules and the whole
+        # graph each time kept most of a core busy; what is there already is none.
+        gc.collect()
+        gc.freeze()
+        try:
+            super().run(graph, config, updatehash)
+        finally:
+            gc.unfreeze()
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1

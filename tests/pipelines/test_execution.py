@@ -1,5 +1,6 @@
 """A run goes to its end: what fails is told in a sentence, what does not depend on it is done."""
 
+import gc
 import logging
 import subprocess
 import sys
@@ -338,3 +339,20 @@ def test_crash_files_are_read_for_their_sentence(tmp_path, text, message):
     (tmp_path / "crash-1.txt").write_text(text)
     (failure,) = read_failures(tmp_path)
     assert (failure.node, failure.message) == ("a.b", message)
+
+
+def test_waiting_does_not_look_through_what_was_there_before(tmp_path, monkeypatch):
+    """MultiProc collects garbage at every turn: of what this process had loaded, there is none."""
+    seen = []
+    turn = SurvivingPool._send_procs_to_workers
+
+    def watched(self, *arguments, **options):
+        seen.append((gc.get_freeze_count(), len(gc.get_objects())))
+        return turn(self, *arguments, **options)
+
+    monkeypatch.setattr(SurvivingPool, "_send_procs_to_workers", watched)
+    before = gc.get_freeze_count()
+    made = workflow(tmp_path, [(node("a", fine), node("b", fine))])
+    run_workflow(made, Resources(nprocs=2), tmp_path / "logs", title="t")
+    assert all(frozen > 10 * looked_at for frozen, looked_at in seen)
+    assert gc.get_freeze_count() == before
