@@ -140,7 +140,7 @@ def _resources(root: Parser) -> None:
     group.add_argument("--nprocs", "--n-cpus", type=_positive, metavar="N",
                        help="processes side by side (default: CPUs / --omp-nthreads)")  # fmt: skip
     group.add_argument("--omp-nthreads", type=_positive, default=1, metavar="N",
-                       help="threads of each process (default: 1)")  # fmt: skip
+                       help="threads of each process, but one for ANTs (default: 1)")  # fmt: skip
     group.add_argument("--mem", type=_gigabytes, metavar="GB",
                        help="memory for all (default: 90 %% of what is granted)")  # fmt: skip
     group.add_argument("--low-mem", action="store_true",
@@ -159,7 +159,8 @@ def _running(root: Parser) -> None:
     group = root.add_argument_group("running")
     group.add_argument("-w", "--work-dir", type=Path, metavar="DIR",
                        help="intermediate files (default: output_dir/.work)")  # fmt: skip
-    group.add_argument("--clean-workdir", action="store_true", help="empty it before the run")
+    group.add_argument("--clean-workdir", action="store_true",
+                       help="first remove from it what is of these people or model")  # fmt: skip
     group.add_argument("--stop-on-first-crash", action="store_true")
     group.add_argument("--dry-run", action="store_true", help="say what would be done")
     group.add_argument("--reports-only", action="store_true", help="only write the pages again")

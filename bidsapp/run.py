@@ -1,24 +1,24 @@
 """The story of one run: index, check, preprocess, explain, train, test, report."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
-from errno import ENOLCK, ENOSYS
 from pathlib import Path
 from time import time
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 from nipype.pipeline import engine as pe
 
 from bidsapp import __version__, anomaly
 from bidsapp.cohort import CohortTable, build_cohort, check_table
 from bidsapp.diary import Diary, tell
 from bidsapp.likeness import balanced_away, read_likeness
+from bidsapp.locks import locked
 from bidsapp.machine import allow_files
 from bidsapp.settings import Recipe, Settings, parse
+from bidsapp.workdir import clean_model, clean_people, nodes_dir, redo_people
 from models.attribution import OF_REGIONS
 from models.errors import InputError
 from models.grids import MNI_ORIGIN_MM, full_grid
@@ -39,6 +39,7 @@ from pipelines.derivatives import (
     label,
     read_sidecar,
     read_table,
+    remove_half_written,
     remove_older,
     write_dataset,
     write_table,
@@ -89,11 +90,6 @@ FITTING = (
     ("preprocessing", "spect"),
     ("preprocessing", "dwi"),
 )
-
-
-def nodes_dir(settings: Settings) -> Path:
-    """Where nodes keep their results: another version of the app computes its own."""
-    return settings.work_dir / f"v{__version__}"
 
 
 def run(settings: Settings) -> int:
@@ -156,15 +152,6 @@ def _check_trainings(settings: Settings) -> None:
         check_flips(network, protocol.augmentation)
 
 
-def _clean(settings: Settings, level: str) -> None:
-    """Empty the work dir: after all checks, before the first level begins to work."""
-    if settings.clean_workdir and settings.levels[0] == level and settings.work_dir.exists():
-        for entry in settings.work_dir.iterdir():
-            if entry.name == "locks":  # this run holds one, others may wait for it
-                continue
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
 # --- participant level ---------------------------------------------------------------------------
 
 
@@ -181,14 +168,17 @@ def participant(settings: Settings) -> bool:
         return _dry_run(settings, scans, model)
     if settings.boilerplate_only:
         return _write_methods(settings, diary)
-    _clean(settings, "participant")
-    write_dataset(
-        settings.output_dir, settings.bids_dir, __version__, settings.dataset_links or None
-    )
+    with locked(settings, "dataset", quiet=True):  # of many runs that begin together, one writes
+        write_dataset(
+            settings.output_dir, settings.bids_dir, __version__, settings.dataset_links or None
+        )
     allow_files(1024 + 2 * len(people))  # each lock is an open file
     with ExitStack() as locks:
         for person in people:
-            locks.enter_context(_locked(settings, f"sub-{person}"))
+            locks.enter_context(locked(settings, f"sub-{person}"))
+        if settings.clean_workdir:
+            clean_people(settings, people)
+        _remove_half_written(settings, people)
         carry_sessions(settings.output_dir, settings.bids_dir, people)
         if not settings.reports_only:
             _preprocess(settings, scans, diary)
@@ -293,10 +283,7 @@ def _preprocess(settings: Settings, scans: Sequence[Scan], diary: Diary) -> None
         device=settings.device,
     )
     if settings.force:
-        for scan in todo:
-            shutil.rmtree(
-                nodes_dir(settings) / "participant" / f"sub_{scan.participant}", ignore_errors=True
-            )
+        redo_people(settings, "participant", {scan.participant for scan in todo})
     diary.fail(execute(workflow, settings, "preprocess"))
 
 
@@ -334,7 +321,7 @@ def _explain(
     detects = is_anomaly(model)
     name = f"{'detect' if detects else 'explain'}_{model.name}"
     if settings.force:
-        shutil.rmtree(nodes_dir(settings) / name, ignore_errors=True)
+        redo_people(settings, name, {scan.participant for scan, _ in ready})
     build: Callable[..., pe.Workflow] = init_detect_wf if detects else init_explain_wf
     workflow = build(
         scans=ready,
@@ -383,39 +370,6 @@ def _is_foreign_code(model: StoredModel, settings: Settings) -> bool:
     return theirs is not None and theirs != sealed(settings.recipe.network).get("sha256")
 
 
-@contextmanager
-def _locked(settings: Settings, name: str) -> Iterator[None]:
-    """Hold the locks of one participant, or of one group level, while a run works on it.
-
-    Twice at once would break the work folder, and do everything twice in the output folder. Runs
-    may share either, so each has a lock, taken in this order by all.
-    """
-    usual = settings.output_dir / ".work/locks"
-    own = settings.work_dir / "locks"
-    usual.mkdir(parents=True, exist_ok=True)
-    own.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        # One folder may have two paths, in a container by two mounts: its lock is taken once.
-        for folder in [usual] if usual.samefile(own) else [usual, own]:
-            held.callback(_lock(folder, name).release)
-        yield
-
-
-def _lock(folder: Path, name: str) -> FileLock:
-    # A soft lock, filelock's way out where there are none, would outlive a killed run.
-    lock = FileLock(folder / f"{name}.lock", fallback_to_soft=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        tell(f"{name} is being processed by another run: waiting for it")
-        lock.acquire()
-    except OSError as error:
-        if error.errno not in (ENOSYS, ENOLCK):
-            raise
-        tell(f"{folder} is on a file system without locks: start {name} once at a time only")
-    return lock
-
-
 # --- group level ---------------------------------------------------------------------------------
 
 
@@ -449,8 +403,10 @@ def group(settings: Settings) -> bool:
     _say_group(settings, cohort, len(splits))
     if settings.dry_run:
         return False
-    with _locked(settings, f"group-{name}"):
-        _clean(settings, "group")
+    with locked(settings, f"group-{name}"):
+        if settings.clean_workdir:
+            clean_model(settings, name)
+        _remove_half_written(settings)
         _run_group(settings, name, cohort, splits, diary)
     return bool(diary.failures)
 
@@ -806,6 +762,12 @@ def execute(workflow: pe.Workflow, settings: Settings, title: str) -> list[Failu
         title=title,
         verbose=settings.verbose,
     )
+
+
+def _remove_half_written(settings: Settings, people: Sequence[str] | None = None) -> None:
+    removed = remove_half_written(settings.output_dir, people)
+    if removed:
+        tell(f"{removed} half-written files of runs that were killed were removed")
 
 
 def _dry_run(settings: Settings, scans: Sequence[Scan], model: StoredModel | None) -> bool:

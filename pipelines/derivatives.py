@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ import pandas as pd
 
 from models.errors import InputError
 from models.grids import Grid
+from pipelines.partial import ENDING, appearing, keep, remove_leftovers
 
 SPACE = "MNI152NLin2009cAsym"
 OWN_SPACE = "individual"  # of a person's image that was not registered
+COPY_BYTES = 2**20
 CLOCK_SLACK_S = 5.0  # a file server's clock may run behind
 
 ENTITY_ORDER = (
@@ -141,29 +142,25 @@ def grid_sidecar(grid: Grid) -> dict[str, Any]:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def _partial(target: Path) -> Path:
-    """A name beside ``target`` that no other process uses; renaming it is atomic."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-
-
 def place(source: str | Path, target: Path) -> None:
     """Copy a finished file into the output folder in one step, as other processes see it."""
-    partial = _partial(target)
-    shutil.copyfile(source, partial)
-    os.replace(partial, target)
+    with Path(source).open("rb") as finished, appearing(target) as stream:
+        shutil.copyfileobj(finished, stream, COPY_BYTES)
 
 
 def write_text(target: Path, text: str) -> None:
     """Write a text file in one step."""
-    partial = _partial(target)
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, target)
+    with appearing(target) as stream:
+        stream.write(text.encode())
 
 
 def write_json(target: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file in one step."""
-    write_text(target, json.dumps(content, indent=2, default=str) + "\n")
+    write_text(target, _json(content))
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, default=str) + "\n"
 
 
 def write_table(target: Path, table: pd.DataFrame) -> None:
@@ -232,6 +229,28 @@ def remove_older(output_dir: Path, model: str, before: float) -> int:
     return len(older)
 
 
+def remove_half_written(output_dir: Path, people: Iterable[str] | None = None) -> int:
+    """Remove what killed runs have left half-written; what others are writing now stays.
+
+    Parameters
+    ----------
+    people : iterable of str, optional
+        Labels without ``sub-`` whose folders are looked through; without them everybody's, and
+        those of the group.
+
+    Returns
+    -------
+    int
+        Number of files removed.
+    """
+    every = ("sub-*/**/", "group/**/", "models/**/")
+    folders = every if people is None else [f"sub-{person}/**/" for person in people]
+    places = ("", "logs/", *folders)
+    return remove_leftovers(
+        [path for place in places for path in output_dir.glob(f"{place}.*{ENDING}")]
+    )
+
+
 # --- the dataset ---------------------------------------------------------------------------------
 
 
@@ -240,25 +259,23 @@ def write_dataset(
 ) -> None:
     """Write dataset_description.json and .bidsignore, and carry participants.tsv over.
 
-    Several processes may do so at once: every file is replaced whole.
+    What is there already is not written again, so that a dataset which thousands of jobs share is
+    written once. Several processes may do so at once: every file appears whole.
     """
     links = {"raw": _link(output_dir, bids_dir)} | dict(links or {})
-    write_json(
-        output_dir / "dataset_description.json",
-        {
-            "Name": "BrainWhy derivatives",
-            "BIDSVersion": "1.11.1",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "BrainWhy", "Version": version}],
-            "SourceDatasets": [{"URL": url} for url in links.values()],
-            "DatasetLinks": links,
-        },
-    )
-    write_text(output_dir / ".bidsignore", BIDSIGNORE)
-    write_text(output_dir / "README", README)
+    description = {
+        "Name": "BrainWhy derivatives",
+        "BIDSVersion": "1.11.1",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "BrainWhy", "Version": version}],
+        "SourceDatasets": [{"URL": url} for url in links.values()],
+        "DatasetLinks": links,
+    }
+    keep(output_dir / "dataset_description.json", _json(description).encode())
+    keep(output_dir / ".bidsignore", BIDSIGNORE.encode())
+    keep(output_dir / "README", README.encode())
     for name in ("participants.tsv", "participants.json"):
-        if (bids_dir / name).exists():
-            place(bids_dir / name, output_dir / name)
+        _carry(bids_dir / name, output_dir / name)
 
 
 def carry_sessions(output_dir: Path, bids_dir: Path, people: Iterable[str]) -> None:
@@ -266,9 +283,12 @@ def carry_sessions(output_dir: Path, bids_dir: Path, people: Iterable[str]) -> N
     for person in people:
         for ending in ("tsv", "json"):
             path = f"sub-{person}/sub-{person}_sessions.{ending}"
-            if (bids_dir / path).exists():
-                (output_dir / path).parent.mkdir(parents=True, exist_ok=True)
-                place(bids_dir / path, output_dir / path)
+            _carry(bids_dir / path, output_dir / path)
+
+
+def _carry(source: Path, target: Path) -> None:
+    if source.exists():
+        keep(target, source.read_bytes())
 
 
 def _link(output_dir: Path, bids_dir: Path) -> str:

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from time import monotonic, time
 from traceback import format_exception
@@ -119,15 +119,26 @@ class SurvivingPool(MultiProcPlugin):
         self._replan = True
 
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
-        """Run the nodes of an expanded graph."""
+        """Run the graph; no process of it is left, also where the first crash stops everything."""
         # MultiProc collects garbage 20 times a second. To look through all modules and the whole
         # graph each time kept most of a core busy; what is there already is none.
         gc.collect()
         gc.freeze()
         try:
             super().run(graph, config, updatehash)
+        except BaseException:
+            for worker in active_children():  # their steps are as good as killed: nobody waits
+                worker.kill()
+            raise
         finally:
             gc.unfreeze()
+            self._close()
+
+    def _close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        self._again.shutdown(cancel_futures=True)
+        if self._locks.name:
+            shutil.rmtree(self._locks, ignore_errors=True)
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
@@ -193,12 +204,6 @@ class SurvivingPool(MultiProcPlugin):
     def _clear_task(self, taskid: int) -> None:
         super()._clear_task(taskid)
         del self._jobs[taskid]
-
-    def _postrun_check(self) -> None:
-        super()._postrun_check()
-        self._again.shutdown()
-        if self._locks.name:
-            shutil.rmtree(self._locks, ignore_errors=True)
 
 
 def _start_worker(folder: str) -> None:

@@ -5,13 +5,13 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
+from pipelines.programs import end_with, parent_of, run_program
 
 FOLDER = Path(__file__).parents[1]
 
@@ -46,31 +46,42 @@ def train_together(
     RuntimeError
         A process failed otherwise; its traceback is in the message.
     """
-    job.write_text(json.dumps({"inputs": inputs, "call": call, "devices": devices}, default=str))
-    told = job.with_suffix(".error")
-    told.unlink(missing_ok=True)
-    ended = subprocess.run(
+    told = {"inputs": inputs, "call": call, "devices": devices, "starter": os.getpid()}
+    job.write_text(json.dumps(told, default=str))
+    refused = job.with_suffix(".error")
+    refused.unlink(missing_ok=True)
+    ended = run_program(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(len(devices)), "-m", "pipelines.together", str(job)),
+            *("--nproc-per-node", str(len(devices)), "-m", "pipelines.together", job),
         ],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path])},
-        capture_output=True,
-        text=True,
-        check=False,
+        environment=os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path])},
     )
-    if told.exists():
-        raise InputError(told.read_text())
+    if refused.exists():
+        raise InputError(refused.read_text())
     if ended.returncode:
         raise RuntimeError(f"{len(devices)} processes on {', '.join(devices)}: {ended.stderr}")
 
 
+def _end_with(starter: int) -> None:
+    """Die when torchrun does, which dies with the process that wanted the network trained.
+
+    torchrun gives each process a session of its own, which no signal to a group of processes
+    reaches.
+    """
+    torchrun = os.getppid()
+    end_with(torchrun)
+    if parent_of(torchrun) not in (starter, None):  # it was killed before this process came so far
+        os._exit(1)
+
+
 def main(job: Path) -> None:
     """Train as one of the processes."""
+    told = json.loads(job.read_text())
+    _end_with(told["starter"])
     from models.training.ranks import joined
     from pipelines.interfaces.networks import TrainFold
 
-    told = json.loads(job.read_text())
     with joined(told["devices"]) as device:
         fold = TrainFold(**told["inputs"] | {"device": device})
         try:

@@ -1,20 +1,23 @@
 """Memory and time of every step, measured while it runs: what the scheduler plans with."""
 
+import os
 import re
 import resource
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
 import pandas as pd
 
 from pipelines.derivatives import read_table, write_table
+from pipelines.programs import PROCESSES, descendants
 
 MARGIN = 1.1  # the next person's image may be a little larger
-_PROCESS = Path("/proc/self")
+LOOK_S = 0.1  # between two looks at the programs of a step
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Usage:
     Attributes
     ----------
     memory_gb : float
-        Largest resident memory of its process.
+        Largest resident memory of its process, together with the programs that it started.
     seconds : float
     """
 
@@ -35,8 +38,9 @@ class Usage:
 class Meter:
     """Measure what runs in a ``with`` block: ``used`` afterwards.
 
-    On Linux the process's high-water mark is set back at the start. Elsewhere it is that of the
-    whole life of the process, so too high rather than too low.
+    On Linux the process's high-water mark is set back at the start, and programs that it starts are
+    looked at while they run. Elsewhere it is the mark of the whole life of the process, so too high
+    rather than too low, and without its programs.
     """
 
     used: Usage
@@ -44,26 +48,58 @@ class Meter:
     def __enter__(self) -> "Meter":
         _set_back()
         self._started = monotonic()
+        self._together_gb = 0.0
+        self._ended = Event()
+        self._watcher = Thread(target=self._watch, daemon=True)
+        self._watcher.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.used = Usage(_peak_gb(), monotonic() - self._started)
+        self._ended.set()
+        self._watcher.join()
+        self.used = Usage(max(_peak_gb(), self._together_gb), monotonic() - self._started)
+
+    def _watch(self) -> None:
+        """Follow the memory of this process and its programs together, while there are any."""
+        before: set[int] = set()
+        while not self._ended.wait(LOOK_S):
+            now = descendants(os.getpid()) if _has_children() else set()
+            # One that was forked just now is still a copy of this process.
+            programs = sum(_gb(f"{process}", "VmHWM") or 0.0 for process in now & before)
+            if programs:
+                self._together_gb = max(self._together_gb, programs + (_gb("self", "VmRSS") or 0.0))
+            before = now
+
+
+def _has_children() -> bool:
+    """Whether there is anything to look for; a look at all processes takes milliseconds."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (AttributeError, OSError):  # it has none, or this is no Linux
+        return False
+    return True
 
 
 def _set_back() -> None:
     with suppress(OSError):  # no Linux, or a kernel that is built without it
-        (_PROCESS / "clear_refs").write_text("5")
+        (PROCESSES / "self/clear_refs").write_text("5")
 
 
 def _peak_gb() -> float:
-    try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB", (_PROCESS / "status").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) / 1024**2
+    found = _gb("self", "VmHWM")
+    if found is not None:
+        return found
     unit = 1024**3 if sys.platform == "darwin" else 1024**2
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _gb(process: str, field: str) -> float | None:
+    """A field of a process's status; None where there is none, or no such process any more."""
+    with suppress(OSError):
+        status = (PROCESSES / process / "status").read_text()
+        if found := re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE):
+            return int(found[1]) / 1024**2
+    return None
 
 
 class UsageTable:

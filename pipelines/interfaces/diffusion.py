@@ -33,6 +33,7 @@ from pipelines.images import load_series, read_nifti, write_nifti
 from pipelines.inputs import metadata_of
 from pipelines.interfaces.ants import N4_FEWEST_VOXELS, N4_SHRINK, deterministic_ants
 from pipelines.phase_encoding import PhaseEncoding
+from pipelines.programs import run_program
 from pipelines.tensors import describe_fit, write_tensor
 
 MEDIAN_RADIUS, DILATION = 4, 1  # voxels, of median Otsu; found best on the b0
@@ -215,12 +216,11 @@ def chosen_unringing(wanted: str) -> str:
 
 
 def _unring_mrtrix3(in_file: Path, out_file: Path, slice_axis: int) -> None:
-    from nipype.interfaces.mrtrix3 import MRDeGibbs
-
-    planes = [axis for axis in range(3) if axis != slice_axis]
-    MRDeGibbs(
-        in_file=str(in_file), out_file=str(out_file), axes=planes, nthreads=1, args="-quiet"
-    ).run(cwd=str(out_file.parent))
+    planes = ",".join(str(axis) for axis in range(3) if axis != slice_axis)
+    options = ["-axes", planes, "-nthreads", "1", "-quiet", "-force"]
+    ended = run_program(["mrdegibbs", in_file, out_file, *options])
+    if ended.returncode:
+        raise RuntimeError(f"mrdegibbs {in_file}: {ended.stderr.strip()}")
     image = read_nifti(out_file)
     data, affine = np.asarray(image.dataobj, np.float32), read_nifti(in_file).affine
     write_nifti(out_file, np.nan_to_num(data).clip(0), affine)

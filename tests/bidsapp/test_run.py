@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from conftest import describe, listing, save_scan
 
-from bidsapp.run import Diary, _deformations, _limits, _locked, _volumes
+from bidsapp import __version__
+from bidsapp.locks import locked
+from bidsapp.run import Diary, _deformations, _limits, _volumes
 from bidsapp.settings import Settings, load_recipe
+from bidsapp.workdir import clean_model, clean_people, nodes_dir, redo_people
 from models.errors import InputError
 from models.grids import full_grid
 from pipelines.derivatives import SPACE, write_json
@@ -221,6 +224,73 @@ def test_a_run_that_does_nothing_empties_nothing(brainwhy, recipe, preprocessed,
     assert (preprocessed / ".work/hours").exists()
 
 
+def test_cleaning_the_work_dir_spares_the_work_of_others(settings, tmp_path):
+    """Runs that share it may be at work on other people, or on another model."""
+    work = settings.work_dir
+    ours = [
+        "v0.0.1/participant/sub_01",
+        f"v{__version__}/participant/sub_01",
+        f"v{__version__}/explain_tiny/sub_01_ses_2",
+        f"v{__version__}/detect_other/sub_01",
+    ]
+    model = [f"v{__version__}/group_tiny", "v0.0.1/anomaly_tiny"]
+    others = [
+        f"v{__version__}/participant/sub_011",
+        f"v{__version__}/participant/sub_02",
+        f"v{__version__}/explain_tiny/sub_02_ses_01",
+        f"v{__version__}/group_tiny2",
+        f"v{__version__}/templates",
+        "locks",
+    ]
+    for folder in (*ours, *model, *others):
+        (work / folder).mkdir(parents=True)
+        (work / folder / "result").write_text("hours of work")
+    clean_people(settings, ["01"])
+    assert not any((work / folder).exists() for folder in ours)
+    assert all((work / folder / "result").exists() for folder in (*model, *others))
+    clean_model(settings, "tiny")
+    assert not any((work / folder).exists() for folder in model)
+    assert all((work / folder / "result").exists() for folder in others)
+
+
+def test_force_does_again_only_the_people_asked_for(settings):
+    folders = [nodes_dir(settings) / f"explain_tiny/sub_{who}" for who in ("01", "01_ses_a", "02")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    redo_people(settings, "explain_tiny", ["01"])
+    assert [folder.exists() for folder in folders] == [False, False, True]
+
+
+def test_a_run_that_cleans_waits_for_who_works_on_the_same_person(brainwhy, recipe, tmp_path):
+    raw = describe(tmp_path / "raw")
+    save_scan(raw, "zero", volume(value=0))
+    work = tmp_path / f"out/.work/v{__version__}/participant/sub_zero"
+    work.mkdir(parents=True)
+    (work / "hours").write_text("of work")
+    here = Settings(raw, tmp_path / "out", ("participant",), load_recipe("t1w"), work.parents[2])
+    arguments = (raw, tmp_path / "out", "participant", "--recipe", recipe, "--nprocs", 1)
+    thread = threading.Thread(target=brainwhy, args=(*arguments, "--clean-workdir"), daemon=True)
+    with locked(here, "sub-zero"):
+        thread.start()
+        thread.join(3)
+        assert thread.is_alive()
+        assert (work / "hours").exists()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert not (work / "hours").exists()
+
+
+def test_what_a_killed_run_left_half_written_is_removed(brainwhy, recipe, tmp_path):
+    raw, out = describe(tmp_path / "raw"), tmp_path / "out"
+    save_scan(raw, "zero", volume(value=0))
+    part = out / "sub-zero/anat/.x_T1w.nii.gz.0123abcd.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half")
+    outcome = brainwhy(raw, out, "participant", "--recipe", recipe, "--nprocs", 1)
+    assert "1 half-written files" in outcome.said
+    assert not part.exists()
+
+
 VOLUMES = {"regions": {"volumes": {"Hippocampus": "jacobian", "Amygdala": "mm3"}}}
 
 
@@ -355,14 +425,14 @@ def test_the_same_person_waits_for_a_run_that_shares_a_folder(settings, tmp_path
     ended = threading.Event()
 
     def other():
-        with _locked(second, "sub-01"):
+        with locked(second, "sub-01"):
             ended.set()
 
     thread = threading.Thread(target=other)
-    with _locked(first, "sub-01"):
+    with locked(first, "sub-01"):
         thread.start()
         assert not ended.wait(0.3)
-        with _locked(second, "sub-02"):  # another person does not wait
+        with locked(second, "sub-02"):  # another person does not wait
             pass
     assert ended.wait(5)
     thread.join()
@@ -374,7 +444,7 @@ def test_one_folder_of_two_names_is_locked_once(settings, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "out/.work")
     here = replace(settings, output_dir=tmp_path / "out", work_dir=tmp_path / "link")
     for _ in range(2):
-        with _locked(here, "sub-01"):
+        with locked(here, "sub-01"):
             pass
 
 
@@ -386,11 +456,11 @@ def test_a_file_system_without_locks_is_told_and_no_obstacle(
         raise OSError(number, "no locks here")
 
     monkeypatch.setattr("filelock._unix.lock_fd_nonblocking", refuse)
-    with _locked(replace(settings, output_dir=tmp_path, work_dir=tmp_path / ".work"), "sub-01"):
+    with locked(replace(settings, output_dir=tmp_path, work_dir=tmp_path / ".work"), "sub-01"):
         pass
     assert "start sub-01 once at a time" in capsys.readouterr().err
     monkeypatch.undo()  # nothing is left behind that would stop a later run
-    with _locked(replace(settings, output_dir=tmp_path, work_dir=tmp_path / ".work"), "sub-01"):
+    with locked(replace(settings, output_dir=tmp_path, work_dir=tmp_path / ".work"), "sub-01"):
         pass
 
 

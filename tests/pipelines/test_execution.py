@@ -2,9 +2,11 @@
 
 import gc
 import logging
+import os
 import subprocess
 import sys
 import time
+from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +54,15 @@ def big(x):
     held = bytearray(300_000_000)
     time.sleep(0.5)
     return len(held)
+
+
+def big_program(x):
+    import sys
+
+    from pipelines.programs import run_program
+
+    code = "import time; held = bytearray(300_000_000); time.sleep(.5)"
+    return run_program([sys.executable, "-c", code]).returncode
 
 
 def node(name, function, **options):
@@ -127,8 +138,11 @@ def test_a_killed_worker_is_a_failure_and_no_hang(tmp_path):
 
 
 @pytest.mark.parametrize("nprocs", [1, 2])
-def test_steps_are_measured(tmp_path, nprocs):
-    made = workflow(tmp_path, [(node("a", big), node("b", fine))])
+@pytest.mark.parametrize("function", [big, big_program])
+def test_steps_are_measured_with_their_programs(tmp_path, nprocs, function):
+    if function is big_program and sys.platform != "linux":
+        pytest.skip("programs are measured on Linux only")
+    made = workflow(tmp_path, [(node("a", function), node("b", fine))])
     assert run_workflow(made, Resources(nprocs=nprocs), tmp_path / "logs", title="t") == []
     table = UsageTable(tmp_path / "participant/usage.tsv")
     more = table.expected_gb(SimpleNamespace(name="a")) - table.expected_gb(
@@ -195,37 +209,48 @@ def test_memory_is_planned_with_what_was_measured(tmp_path):
     assert not together(run("measured"))
 
 
+RUN = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+
+def wait(x):
+    import os, sys
+    from pathlib import Path
+    from pipelines.programs import run_program
+    Path(x).write_text(str(os.getpid()))
+    say = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+    run_program([sys.executable, "-c", say, x + "-program"])
+
+if __name__ == "__main__":
+    from test_execution import node, workflow
+    from pipelines.execution import Resources, run_workflow
+    folder = Path(sys.argv[1])
+    nodes = [node(name, wait) for name in "ab"]
+    for one in nodes:
+        one.inputs.x = str(folder / one.name)
+    made = workflow(folder / "work", [], nodes)
+    run_workflow(made, Resources(nprocs=int(sys.argv[3])), folder / "logs", title="t")
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="workers die with the run on Linux only")
-def test_workers_die_with_a_killed_run(tmp_path):
+@pytest.mark.parametrize("nprocs", [1, 2])
+def test_workers_and_their_programs_die_with_a_killed_run(tmp_path, nprocs):
     script = tmp_path / "run.py"
-    script.write_text(
-        "import os, sys, time\n"
-        "from pathlib import Path\n"
-        "sys.path.insert(0, sys.argv[2])\n"
-        "def wait(x):\n"
-        "    import os, time\n"
-        "    from pathlib import Path\n"
-        "    Path(x).write_text(str(os.getpid()))\n"
-        "    time.sleep(60)\n"
-        "if __name__ == '__main__':\n"
-        "    from test_execution import node, workflow\n"
-        "    from pipelines.execution import Resources, run_workflow\n"
-        "    folder = Path(sys.argv[1])\n"
-        "    nodes = [node(name, wait) for name in 'ab']\n"
-        "    for one in nodes:\n"
-        "        one.inputs.x = str(folder / one.name)\n"
-        "    made = workflow(folder / 'work', [], nodes)\n"
-        "    run_workflow(made, Resources(nprocs=2), folder / 'logs', title='t')\n"
+    script.write_text(RUN)
+    run = subprocess.Popen(
+        [sys.executable, script, tmp_path, Path(__file__).parent, str(nprocs)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    run = subprocess.Popen([sys.executable, script, tmp_path, Path(__file__).parent])
-    files = [tmp_path / name for name in "ab"]
-    workers = [
+    files = [tmp_path / f"{name}{what}" for name in "ab"[:nprocs] for what in ("", "-program")]
+    processes = [
         int(_wait_for(lambda file=file: file.exists() and file.read_text())) for file in files
     ]
-    assert all(_is_alive(pid) for pid in workers)
+    assert all(_is_alive(pid) for pid in processes)
     run.kill()
     run.wait()
-    _wait_for(lambda: not any(_is_alive(pid) for pid in workers))
+    _wait_for(lambda: not any(_is_alive(pid) for pid in processes))
 
 
 def _is_alive(pid):
@@ -280,6 +305,51 @@ def test_stop_on_first_crash_stops(tmp_path):
     (failure,) = run_workflow(made, resources, tmp_path / "logs", title="t")
     assert failure.node == "participant.a"
     assert "z" not in done(tmp_path)
+
+
+def slow(x):
+    import os
+    import time
+    from pathlib import Path
+
+    Path(x).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def refuse_later(x):
+    import time
+    from pathlib import Path
+
+    from models.errors import InputError
+
+    while not Path(x).exists():
+        time.sleep(0.05)
+    raise InputError("sub-01_T1w.nii.gz: is cut short; fetch it again")
+
+
+def test_stop_on_first_crash_leaves_nobody_at_work(tmp_path):
+    """Whose locks the run gives back must not be worked on any more."""
+    here = str(tmp_path / "here")
+    made = workflow(tmp_path, [], [node("bad", refuse_later), node("slow", slow)])
+    for one in made._graph.nodes():
+        one.inputs.x = here
+    resources = Resources(nprocs=2, stop_on_first_crash=True, gpus=2)
+    began = time.monotonic()
+    (failure,) = run_workflow(made, resources, tmp_path / "logs", title="t")
+    assert failure.node == "participant.bad"
+    assert time.monotonic() - began < 50
+    assert not _is_alive(int(Path(here).read_text()))
+    assert active_children() == []
+    assert "slow" not in done(tmp_path)
+
+
+def test_gpu_locks_do_not_outlive_a_stopped_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    made = workflow(tmp_path, [(node("a", refuse), node("b", fine))])
+    resources = Resources(nprocs=2, gpus=2, stop_on_first_crash=True)
+    assert run_workflow(made, resources, tmp_path / "logs", title="t")
+    assert not list((tmp_path / "tmp").glob("brainwhy-gpus-*"))
 
 
 def test_a_scheduler_that_cannot_start_says_so(tmp_path):

@@ -1,11 +1,15 @@
 """What a step takes is measured, kept, and planned with."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pipelines.programs import run_program
 from pipelines.usage import MARGIN, Meter, Usage, UsageTable, step_of
+
+HOLD = "import time; held = bytearray({}); time.sleep(.5)"
 
 
 def node(name):
@@ -30,6 +34,32 @@ def test_an_earlier_peak_is_not_blamed_on_a_later_step():
     with Meter() as later:
         pass
     assert later.used.memory_gb < full.used.memory_gb - 0.3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="programs are measured on Linux only")
+def test_programs_of_a_step_count_with_those_that_they_start():
+    with Meter() as quiet:
+        run_program([sys.executable, "-c", HOLD.format(1)])
+    with Meter() as one:
+        run_program([sys.executable, "-c", HOLD.format(300_000_000)])
+    inner = [sys.executable, "-c", HOLD.format(200_000_000)]
+    code = f"import subprocess; held = bytearray(200_000_000); subprocess.run({inner!r})"
+    with Meter() as both:
+        run_program([sys.executable, "-c", code])
+    with Meter() as after:
+        pass
+    assert 0.25 < one.used.memory_gb - quiet.used.memory_gb < 0.35
+    assert 0.33 < both.used.memory_gb - quiet.used.memory_gb < 0.5
+    assert after.used.memory_gb < quiet.used.memory_gb
+
+
+def test_a_process_without_programs_is_not_looked_through(monkeypatch):
+    """A look at all processes of a large machine, ten times a second, is not for nothing."""
+    monkeypatch.setattr("pipelines.usage._has_children", lambda: False)
+    monkeypatch.setattr("pipelines.usage.descendants", lambda _: 1 / 0)
+    with Meter() as meter:
+        run_program([sys.executable, "-c", HOLD.format(300_000_000)])
+    assert meter.used.memory_gb > 0
 
 
 @pytest.mark.parametrize(
