@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bidsapp import run
+from bidsapp import group, images, participant, run
 from bidsapp.diary import tell
 from bidsapp.overview import classifiers, lesions, maps, regions
 from bidsapp.settings import Recipe, Settings, parse, read_toml
@@ -85,7 +85,7 @@ def run_compared(settings: Settings, asked: str) -> int:
     failed = False
     if "participant" in settings.levels:
         for one in _distinct_images(variants):
-            failed |= run.participant(one.settings)
+            failed |= participant.participant(one.settings)
     if "group" in settings.levels and not settings.dry_run:
         failed |= _group(settings, key, variants)
     return run.FAILED if failed else run.DONE
@@ -166,7 +166,7 @@ def _group(settings: Settings, key: str, variants: Sequence[Variant]) -> bool:
     for one in variants:
         tell(f"{key} = {one.name}")
         try:
-            if run.group(replace(one.settings, participants=people)):
+            if group.group(replace(one.settings, participants=people)):
                 failed.append(one.name)
         except InputError as error:
             tell(f"{key} = {one.name}: {error}")
@@ -181,7 +181,7 @@ def _group(settings: Settings, key: str, variants: Sequence[Variant]) -> bool:
 
 def _common_people(variants: Sequence[Variant]) -> tuple[str, ...]:
     """People who have an image for every variant; the others are named."""
-    sets = [{person for person, _ in run.registered(one.settings)} for one in variants]
+    sets = [{person for person, _ in images.registered(one.settings)} for one in variants]
     common, every = set.intersection(*sets), set.union(*sets)
     for person in sorted(every - common):
         lacking = [v.name for v, has in zip(variants, sets, strict=True) if person not in has]
@@ -208,7 +208,7 @@ def _taken_by_all(variants: Sequence[Variant], people: tuple[str, ...]) -> tuple
 def _taken(variant: Variant, people: tuple[str, ...]) -> set[str]:
     """People of a variant's cohort; all, where it cannot be: it will say so in its own run."""
     try:
-        return set(run.cohort_of(replace(variant.settings, participants=people)).labels)
+        return set(images.cohort_of(replace(variant.settings, participants=people)).labels)
     except InputError:
         return set(people)
 

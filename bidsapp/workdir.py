@@ -1,11 +1,13 @@
-"""The work folder, which runs may share: where their steps lie, and what a run may remove of it."""
+"""Folders that runs share: where their steps lie, and what one run may remove."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bidsapp import __version__
+from bidsapp.diary import tell
 from bidsapp.settings import Settings
+from pipelines.derivatives import remove_half_written
 
 
 def nodes_dir(settings: Settings) -> Path:
@@ -31,6 +33,13 @@ def redo_people(settings: Settings, workflow: str, people: Iterable[str]) -> Non
     """Remove what this version's steps of one workflow have found of these people."""
     for person in people:
         _remove(nodes_dir(settings), _of_person(workflow, person))
+
+
+def remove_leftovers(settings: Settings, people: Sequence[str] | None = None) -> None:
+    """Remove what killed runs have half-written: of these people, or of everybody."""
+    removed = remove_half_written(settings.output_dir, people)
+    if removed:
+        tell(f"{removed} half-written files of runs that were killed were removed")
 
 
 def _of_person(workflow: str, person: str) -> list[str]:

@@ -242,7 +242,7 @@ def init_detect_wf(
     for scan, registered in scans:
         splits, _ = model.unseen_folds(scan.participant)
         if not splits:
-            continue  # run.py says so: every split trained on this person
+            continue  # the participant level says so: every split trained on this person
         detect = pe.Node(
             DetectPerson(
                 image=registered,

@@ -38,7 +38,7 @@ def init_explain_wf(
     for scan, registered in scans:
         folds, known = model.unseen_folds(scan.participant)
         if not folds:
-            continue  # run.py says so: every fold was trained with this person
+            continue  # the participant level says so: every fold was trained with this person
         side = [sides[who]] if (who := f"sub-{scan.participant}") in sides else []
         explain = pe.Node(
             ExplainPerson(

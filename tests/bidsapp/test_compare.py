@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bidsapp import compare, run
+from bidsapp import compare, group, images, run
 from bidsapp.compare import report, run_compared, variants_of
 from bidsapp.settings import Settings, load_recipe
 from models.errors import InputError
@@ -90,7 +90,7 @@ def test_only_people_with_every_image_take_part(settings, monkeypatch, capsys):
     _, variants = variants_of(settings, "preprocessing.registration=linear,nonlinear")
     there = {"linear": ["01", "02"], "nonlinear": ["01", "02", "03"]}
     monkeypatch.setattr(
-        run,
+        images,
         "registered",
         lambda s: {(p, ""): Path(p) for p in there[s.recipe.preprocessing.registration]},
     )
@@ -111,7 +111,7 @@ def test_whom_one_variant_cannot_take_none_takes(settings, monkeypatch, capsys):
             raise InputError("it says so in its own run")
         return SimpleNamespace(labels=takes[settings.recipe.training.folds])
 
-    monkeypatch.setattr(run, "cohort_of", cohort_of)
+    monkeypatch.setattr(images, "cohort_of", cohort_of)
     assert compare._taken_by_all(variants, ("01", "02")) == ("01",)
     assert "sub-02 is left out, as 3 cannot take this person" in capsys.readouterr().err
 
@@ -119,8 +119,8 @@ def test_whom_one_variant_cannot_take_none_takes(settings, monkeypatch, capsys):
 def test_a_variant_that_fails_leaves_the_others(settings, monkeypatch):
     done = []
     monkeypatch.setattr(run, "check_recipe", lambda s: None)
-    monkeypatch.setattr(run, "registered", lambda s: {("01", ""): Path("x")})
-    monkeypatch.setattr(run, "group", lambda s: s.recipe.training.folds == 3)
+    monkeypatch.setattr(images, "registered", lambda s: {("01", ""): Path("x")})
+    monkeypatch.setattr(group, "group", lambda s: s.recipe.training.folds == 3)
     monkeypatch.setattr(compare, "report", lambda *a: done.append([one.name for one in a[3]]))
     assert run_compared(settings, "training.folds=2,3,4") == run.FAILED
     assert done == [["2", "4"]]

@@ -13,9 +13,10 @@ import pytest
 from conftest import describe, listing, save_scan
 
 from bidsapp import __version__
+from bidsapp.diary import Diary
 from bidsapp.locks import locked
-from bidsapp.run import Diary, _deformations, _limits, _volumes
 from bidsapp.settings import Settings, load_recipe
+from bidsapp.study import deformations_of, limits_of, volumes_of
 from bidsapp.workdir import clean_model, clean_people, nodes_dir, redo_people
 from models.errors import InputError
 from models.grids import full_grid
@@ -297,11 +298,11 @@ VOLUMES = {"regions": {"volumes": {"Hippocampus": "jacobian", "Amygdala": "mm3"}
 def test_without_registration_there_are_no_volumes_of_it_and_the_run_says_so():
     changes = VOLUMES | {"preprocessing": {"registration": "none"}}
     recipe = load_recipe("t1w").overridden(changes)
-    assert _volumes(recipe) == {"Amygdala": "mm3"}
-    assert [one for one in _limits(recipe) if "volumes of regions by the registration" in one]
+    assert volumes_of(recipe) == {"Amygdala": "mm3"}
+    assert [one for one in limits_of(recipe) if "volumes of regions by the registration" in one]
     registered = load_recipe("t1w").overridden(VOLUMES)
-    assert _volumes(registered) == VOLUMES["regions"]["volumes"]
-    assert _limits(registered) == []
+    assert volumes_of(registered) == VOLUMES["regions"]["volumes"]
+    assert limits_of(registered) == []
 
 
 def test_who_has_no_transform_is_named_and_stops_nobody(tmp_path, capsys):
@@ -311,17 +312,17 @@ def test_who_has_no_transform_is_named_and_stops_nobody(tmp_path, capsys):
     settings = Settings(tmp_path, tmp_path, ("group",), recipe, tmp_path)
     diary = Diary(settings)
     with pytest.raises(InputError, match="holds no transform to the template"):
-        _deformations(settings, table, diary)
+        deformations_of(settings, table, diary)
     stem = f"sub-01_from-T1w_to-{SPACE}_mode-image_res-3mm_desc-nonlinear_xfm.h5"
     (tmp_path / "sub-01/anat").mkdir(parents=True)
     (tmp_path / "sub-01/anat" / stem).write_bytes(b"")
-    found = _deformations(settings, table, diary)
+    found = deformations_of(settings, table, diary)
     assert found.files == {("01", ""): str(tmp_path / "sub-01/anat" / stem)}
     assert found.grid["name"] == "3mm"
     assert "sub-02_ses-b: has no transform" in capsys.readouterr().err
     elsewhere = recipe.overridden({"regions": {"volumes": {"Hipocampus": "jacobian"}}})
     with pytest.raises(InputError, match="did you mean 'Hippocampus'"):
-        _deformations(replace(settings, recipe=elsewhere), table, diary)
+        deformations_of(replace(settings, recipe=elsewhere), table, diary)
 
 
 def test_another_registration_is_asked_for_with_its_command(brainwhy, preprocessed):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from bidsapp.cohort import CohortTable, build_cohort
-from bidsapp.run import _sites
+from bidsapp.group import _sites
 from bidsapp.settings import Cohort, Recipe
 from models.errors import InputError
 from models.training.splits import Plan, split_people
