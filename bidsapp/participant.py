@@ -59,10 +59,7 @@ def participant(settings: Settings) -> bool:
         return _dry_run(settings, scans, model)
     if settings.boilerplate_only:
         return write_methods(settings, diary)
-    with locked(settings, "dataset", quiet=True):  # of many runs that begin together, one writes
-        write_dataset(
-            settings.output_dir, settings.bids_dir, __version__, settings.dataset_links or None
-        )
+    describe_dataset(settings)
     allow_files(1024 + 2 * len(people))  # each lock is an open file
     with ExitStack() as locks:
         for person in people:
@@ -83,6 +80,14 @@ def participant(settings: Settings) -> bool:
         write_methods(settings, diary)
         write_participant_pages(settings.output_dir, people)
     return bool(diary.failures)
+
+
+def describe_dataset(settings: Settings) -> None:
+    """Write what describes the output folder; of many runs that begin together, one does."""
+    with locked(settings, "dataset", quiet=True):
+        write_dataset(
+            settings.output_dir, settings.bids_dir, __version__, settings.dataset_links or None
+        )
 
 
 def _scans(settings: Settings, people: Sequence[str], diary: Diary) -> list[Scan]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -64,8 +65,9 @@ def write_group_quality(
     several = "registration" in cohort and cohort["registration"].nunique() > 1
     own = cohort[cohort["registration"] == registration] if several else cohort
     figures = output_dir / "group/figures"
-    place(save(qc_scatter(own), work_dir / "qc.png"), figures / "qc.png")
-    (figures / "qcregistrations.png").unlink(missing_ok=True)
-    if several:
-        drawn = save(qc_by_registration(cohort), work_dir / "qcregistrations.png")
-        place(drawn, figures / "qcregistrations.png")
+    with TemporaryDirectory(dir=work_dir) as mine:  # group levels of two models may be at it
+        place(save(qc_scatter(own), Path(mine) / "qc.png"), figures / "qc.png")
+        (figures / "qcregistrations.png").unlink(missing_ok=True)
+        if several:
+            drawn = save(qc_by_registration(cohort), Path(mine) / "qcregistrations.png")
+            place(drawn, figures / "qcregistrations.png")

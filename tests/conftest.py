@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,3 +287,29 @@ def study(
     participant = call(*shared, "participant", "--nprocs", 2)
     group = call(*shared, "group", "--nprocs", 1)
     return Study(raw, folder / "out", recipe, participant, group, before)
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process still runs (Linux); one that nobody has collected yet does not."""
+    stat = Path(f"/proc/{process}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(question: Callable[[], Any], seconds: float = 60) -> Any:
+    """Ask until the answer is yes, and give it back."""
+    until = time.monotonic() + seconds
+    while not (answer := question()):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.05)
+    return answer
+
+
+def number_in(file: Path) -> int:
+    """The process number that another process writes into a file, as soon as it is there."""
+    return int(wait_for(lambda: file.exists() and file.read_text(), 120))

@@ -411,3 +411,32 @@ def test_libraries_get_a_home_and_one_thread(tmp_path, monkeypatch):
     assert os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == "1"
     assert os.environ["NIPYPE_CONFIG_DIR"].startswith(str(tmp_path))
     assert os.environ["MPLBACKEND"] == "Agg"
+
+
+def test_threads_of_all_libraries_are_set_together(tmp_path):
+    """In a process of its own: they are read when a library is loaded."""
+    code = (
+        "import sys\n"
+        "from bidsapp import cli\n"
+        "cli.prepare_environment(cli.parser().parse_args(sys.argv[1:]))\n"
+        "import numba, numpy, sklearn, torch\n"
+        "from threadpoolctl import threadpool_info\n"
+        "pools = [pool['num_threads'] for pool in threadpool_info()]\n"
+        "print(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, min(pools), max(pools))\n"
+    )
+
+    def threads(number):
+        arguments = ["raw", "out", "participant", "-w", tmp_path, "--omp-nthreads", number]
+        run = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={name: value for name, value in os.environ.items() if "THREADS" not in name},
+        )
+        return [int(word) for word in run.stdout.split()]
+
+    assert threads(1) == [1, 1, 1, 1]
+    most = min(2, os.cpu_count())  # OpenBLAS takes no more than there are
+    assert threads(2) == [2, 2, most, 2]

@@ -2,9 +2,12 @@
 
 import errno
 import json
+import os
 import threading
+import time
 from dataclasses import replace
 from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +18,7 @@ from conftest import describe, listing, save_scan
 from bidsapp import __version__
 from bidsapp.diary import Diary
 from bidsapp.locks import locked
+from bidsapp.participant import describe_dataset
 from bidsapp.settings import Settings, load_recipe
 from bidsapp.study import deformations_of, limits_of, volumes_of
 from bidsapp.workdir import clean_model, clean_people, nodes_dir, redo_people
@@ -447,6 +451,35 @@ def test_one_folder_of_two_names_is_locked_once(settings, tmp_path):
     for _ in range(2):
         with locked(here, "sub-01"):
             pass
+
+
+def test_of_runs_that_begin_together_one_describes_the_dataset(settings, tmp_path, monkeypatch):
+    """Forked, so that they really begin together."""
+    raw, log, replaced = describe(tmp_path / "raw"), tmp_path / "log", os.replace
+
+    def slowly(source, target):
+        with log.open("a") as stream:
+            stream.write(f"{Path(target).name}\n")
+        time.sleep(0.05)
+        replaced(source, target)
+
+    monkeypatch.setattr("pipelines.partial.os.replace", slowly)
+    context = get_context("fork")
+    start = context.Barrier(6)
+
+    def begin():
+        start.wait()
+        describe_dataset(replace(settings, bids_dir=raw))
+
+    runs = [context.Process(target=begin) for _ in range(6)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0] * 6
+    written = sorted(log.read_text().split())
+    assert written == sorted(set(written))
+    assert {"dataset_description.json", "participants.tsv"} <= set(written)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])

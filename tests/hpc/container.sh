@@ -68,14 +68,15 @@ run -v "$scratch/bids:/bids" --entrypoint brainwhy-demo -- make /bids --particip
 sums bids > before
 say "demo made"
 
-# Whatever becomes of HOME, a run must at least start.
+# Whatever becomes of HOME, and whoever runs it.
 for home in --env=HOME=/ --unsetenv=HOME; do
-  run "$home" --user 54321:0 -v "$scratch/bids:/data:ro" -v "$scratch/out:/out" -- \
-    /data /out participant --recipe demo-t1w --dry-run > dry.log 2>&1 \
-    || { tail dry.log; fail "$home"; }
+  run "$home" --user 54321:0 --cpus 1 --memory 4g -v "$scratch/bids:/data:ro" \
+    -v "$scratch/out:/out" -- /data /out participant --recipe demo-t1w --participant-label 01 \
+    > home.log 2>&1 || { tail home.log; fail "$home"; }
+  [ -f out/sub-01.html ] || fail "no page with $home"
+  find out -mindepth 1 -delete
 done
-find out -mindepth 1 -delete
-say "starts with HOME=/ and without HOME"
+say "one person done with HOME=/, and without HOME, on 1 CPU and 4 GB"
 
 run --name "brainwhy-stop-$$" -v "$scratch/bids:/data:ro" -v "$scratch/out:/out" -- \
   /data /out participant --recipe demo-t1w --nprocs 2 > stop.log 2>&1 &

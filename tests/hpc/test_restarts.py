@@ -170,6 +170,14 @@ def test_moved_folders_go_on_where_they_were(start, whole, tmp_path):
     assert_same({path: ours[path] for path in theirs}, theirs)
 
 
+def test_low_memory_is_slower_and_gives_the_same_numbers(start, whole, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole[0], out, ignore=shutil.ignore_patterns(".work", "models", "group*"))
+    with (tmp_path / "log").open("w") as log:
+        assert start(out, "group", "--low-mem", log=log).wait() == 0, log.name
+    assert_same(numbers(out), numbers(whole[0]))
+
+
 def test_people_at_once_from_processes_of_their_own(start, whole, tmp_path):
     out = tmp_path / "out"
     runs = [start(out, "participant", "--participant-label", who) for who in PEOPLE]

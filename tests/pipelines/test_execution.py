@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import is_alive, number_in, wait_for
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
@@ -244,26 +245,11 @@ def test_workers_and_their_programs_die_with_a_killed_run(tmp_path, nprocs):
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
     files = [tmp_path / f"{name}{what}" for name in "ab"[:nprocs] for what in ("", "-program")]
-    processes = [
-        int(_wait_for(lambda file=file: file.exists() and file.read_text())) for file in files
-    ]
-    assert all(_is_alive(pid) for pid in processes)
+    processes = [number_in(file) for file in files]
+    assert all(map(is_alive, processes))
     run.kill()
     run.wait()
-    _wait_for(lambda: not any(_is_alive(pid) for pid in processes))
-
-
-def _is_alive(pid):
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def _wait_for(question, seconds=60):
-    until = time.monotonic() + seconds
-    while not (answer := question()):
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.05)
-    return answer
+    wait_for(lambda: not any(map(is_alive, processes)))
 
 
 def test_a_worker_that_cannot_start_a_node_says_why(tmp_path, monkeypatch):
@@ -338,7 +324,7 @@ def test_stop_on_first_crash_leaves_nobody_at_work(tmp_path):
     (failure,) = run_workflow(made, resources, tmp_path / "logs", title="t")
     assert failure.node == "participant.bad"
     assert time.monotonic() - began < 50
-    assert not _is_alive(int(Path(here).read_text()))
+    assert not is_alive(int(Path(here).read_text()))
     assert active_children() == []
     assert "slow" not in done(tmp_path)
 

@@ -1,7 +1,9 @@
 """What makes a fold, and what may stand in for it."""
 
 import json
+import sys
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from shutil import copyfile
 
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import is_alive, number_in, wait_for
 from safetensors.torch import load_file
 
 from models.errors import InputError
@@ -20,6 +23,7 @@ from pipelines.images import network_input, write_nifti
 from pipelines.interfaces.attribution import check_values
 from pipelines.interfaces.networks import TrainFold
 from pipelines.interfaces.sink import SaveProducts
+from pipelines.programs import descendants
 from pipelines.stored_models import StoredModel, made_by, sealed
 from pipelines.together import devices_of
 
@@ -185,6 +189,42 @@ def test_two_processes_train_a_fold_as_one_does(cohort, tmp_path):
     losses = [read_table(tmp_path / file)["train_loss"].iloc[0] for file in files]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert list((tmp_path / "b").glob("job-*.json"))
+
+
+WAITING = """\
+import os
+import time
+from pathlib import Path
+
+from torch import nn
+
+
+def build(shape, *, channels=1, outputs=2):
+    if "LOCAL_RANK" in os.environ:
+        Path({folder!r}, os.environ["LOCAL_RANK"]).write_text(str(os.getpid()))
+        time.sleep(60)
+    return nn.Sequential(nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Linear(8 * channels, outputs))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes end with their starter on Linux")
+def test_processes_of_a_fold_die_with_who_trains_it(cohort, tmp_path):
+    """Killed, it can end nobody, and torchrun puts each process into a session of its own."""
+    (tmp_path / "net.py").write_text(WAITING.format(folder=str(tmp_path)))
+    network = sealed({"file": str(tmp_path / "net.py")})
+    worker = get_context("fork").Process(
+        target=train,
+        args=(tmp_path / "a", cohort, tmp_path / "out"),
+        kwargs={"network": network, "processes": 2},
+    )
+    worker.start()
+    ranks = {number_in(tmp_path / rank) for rank in "01"}
+    below = descendants(worker.pid)
+    assert ranks < below  # and torchrun
+    assert all(map(is_alive, below))
+    worker.kill()
+    worker.join()
+    wait_for(lambda: not any(map(is_alive, below)), 10)
 
 
 def test_what_a_process_of_several_cannot_use_is_told(cohort, tmp_path):

@@ -3,28 +3,15 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from conftest import is_alive, number_in, wait_for
 
 from pipelines.programs import descendants, parent_of, run_program
 
 ROOT = Path(__file__).parents[2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux does it")
-
-
-def is_alive(pid):
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_for(question, seconds=60):
-    until = time.monotonic() + seconds
-    while not (answer := question()):
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.05)
-    return answer
 
 
 def test_what_a_program_says_and_how_it_ends():
@@ -58,10 +45,7 @@ def test_a_program_dies_with_who_started_it(tmp_path):
     starter = subprocess.Popen(
         [sys.executable, "-c", code, tied, plain], env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
-    first, second = (
-        int(wait_for(lambda file=file: file.exists() and file.read_text()))
-        for file in (tied, plain)
-    )
+    first, second = number_in(tied), number_in(plain)
     assert is_alive(first)
     assert is_alive(second)
     starter.kill()
