@@ -242,7 +242,7 @@ def test_workers_and_their_programs_die_with_a_killed_run(tmp_path, nprocs):
     script.write_text(RUN)
     run = subprocess.Popen(
         [sys.executable, script, tmp_path, Path(__file__).parent, str(nprocs)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3]))},
     )
     files = [tmp_path / f"{name}{what}" for name in "ab"[:nprocs] for what in ("", "-program")]
     processes = [number_in(file) for file in files]
