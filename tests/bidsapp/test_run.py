@@ -18,7 +18,7 @@ from conftest import describe, listing, save_scan
 from bidsapp import __version__
 from bidsapp.diary import Diary
 from bidsapp.locks import locked
-from bidsapp.participant import describe_dataset
+from bidsapp.participant import describe_dataset, participant
 from bidsapp.settings import Settings, load_recipe
 from bidsapp.study import deformations_of, limits_of, volumes_of
 from bidsapp.workdir import clean_model, clean_people, nodes_dir, redo_people
@@ -266,15 +266,16 @@ def test_force_does_again_only_the_people_asked_for(settings):
     assert [folder.exists() for folder in folders] == [False, False, True]
 
 
-def test_a_run_that_cleans_waits_for_who_works_on_the_same_person(brainwhy, recipe, tmp_path):
+def test_a_run_that_cleans_waits_for_who_works_on_the_same_person(recipe, tmp_path):
     raw = describe(tmp_path / "raw")
     save_scan(raw, "zero", volume(value=0))
     work = tmp_path / f"out/.work/v{__version__}/participant/sub_zero"
     work.mkdir(parents=True)
     (work / "hours").write_text("of work")
-    here = Settings(raw, tmp_path / "out", ("participant",), load_recipe("t1w"), work.parents[2])
-    arguments = (raw, tmp_path / "out", "participant", "--recipe", recipe, "--nprocs", 1)
-    thread = threading.Thread(target=brainwhy, args=(*arguments, "--clean-workdir"), daemon=True)
+    recipe = load_recipe(str(recipe))
+    here = Settings(raw, tmp_path / "out", ("participant",), recipe, work.parents[2])
+    cleaning = replace(here, clean_workdir=True, nprocs=1)
+    thread = threading.Thread(target=participant, args=(cleaning,), daemon=True)
     with locked(here, "sub-zero"):
         thread.start()
         thread.join(3)
@@ -455,7 +456,8 @@ def test_one_folder_of_two_names_is_locked_once(settings, tmp_path):
 
 def test_of_runs_that_begin_together_one_describes_the_dataset(settings, tmp_path, monkeypatch):
     """Forked, so that they really begin together."""
-    raw, log, replaced = describe(tmp_path / "raw"), tmp_path / "log", os.replace
+    raw = describe(tmp_path / "raw", {"01": {"age": 70}})
+    log, replaced = tmp_path / "log", os.replace
 
     def slowly(source, target):
         with log.open("a") as stream:
