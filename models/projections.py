@@ -22,16 +22,22 @@ EVEN_DEGREES = 0.5  # how far a view may lie from where even spacing puts it
 
 
 def check_angles(angles: Sequence[float]) -> None:
-    """Whether views at these angles can be back-projected with equal weights.
+    """Whether views at these angles, in degrees, can be back-projected.
 
     Raises
     ------
     InputError
-        Too few views, an arc below 180 degrees, or uneven spacing.
+        An angle that is no number, too few directions, an arc below 180 degrees, or uneven spacing.
     """
-    if len(angles) < FEWEST_VIEWS:
-        raise InputError(f"{len(angles)} views are too few to reconstruct from ({FEWEST_VIEWS})")
-    around = _lines(angles)
+    if not np.isfinite(angles).all():
+        raise InputError("an angle of the views is no number")
+    around = np.unique(_lines(angles))
+    if len(around) < FEWEST_VIEWS:
+        raise InputError(
+            f"{len(angles)} views from {len(around)} directions are too few to reconstruct from "
+            f"({FEWEST_VIEWS} directions, a view and the one opposite being one); are the angles "
+            "in degrees?"
+        )
     gaps = np.diff(np.append(around, around[0] + 180.0))
     if np.abs(gaps - gaps.mean()).max() > EVEN_DEGREES:
         raise InputError(
@@ -41,11 +47,21 @@ def check_angles(angles: Sequence[float]) -> None:
 
 
 def _lines(angles: Sequence[float]) -> np.ndarray:
-    """Directions of the lines of response in degrees, opposite views as one, sorted."""
-    folded = np.sort(np.mod(np.asarray(angles, float), 180.0))
+    """Direction of each view's lines of response in degrees; of views that share one, the same."""
+    folded = np.mod(np.asarray(angles, float), 180.0)
     folded[folded > 180.0 - EVEN_DEGREES] -= 180.0
-    folded = np.sort(folded)
-    return folded[np.append(True, np.diff(folded) > EVEN_DEGREES)]
+    order = np.argsort(folded, kind="stable")
+    lines, last = np.empty_like(folded), -np.inf
+    for view in order:
+        last = folded[view] if folded[view] - last > EVEN_DEGREES else last
+        lines[view] = last
+    return lines
+
+
+def _shares(angles: Sequence[float]) -> np.ndarray:
+    """What each view counts, 1 in all: directions alike, whoever is seen twice shares."""
+    _, line, seen = np.unique(_lines(angles), return_inverse=True, return_counts=True)
+    return 1.0 / (seen[line] * len(seen))
 
 
 def shepp_logan(bins: int, bin_mm: float, cutoff_per_cm: float = CUTOFF_PER_CM) -> np.ndarray:
@@ -123,12 +139,13 @@ def reconstruct(
     middle = (bins - 1) / 2 if centre is None else centre
     from_axis = np.arange(bins) - (bins - 1) / 2
     slices = np.zeros((bins, bins, rows), np.float32)
-    for view, degrees in zip(np.moveaxis(filtered, 2, 0), angles, strict=True):
+    # Every line of response counts once, whether the views go half, all or part of the way round.
+    shares = np.pi * _shares(angles)
+    for view, degrees, share in zip(np.moveaxis(filtered, 2, 0), angles, shares, strict=True):
         radians = np.deg2rad(degrees)
         u = from_axis[:, None] * np.cos(radians) - from_axis[None] * np.sin(radians) + middle
-        slices += _between(view, u)
-    # Every line of response counts once, whether the views go half or all the way round.
-    return slices * np.float32(np.pi / len(angles))
+        slices += np.float32(share) * _between(view, u)
+    return slices
 
 
 def _padded(bins: int) -> int:

@@ -198,10 +198,10 @@ def _check_geometry(path: str | Path, image: Any) -> None:
             f"{path}: has neither qform nor sform, so left and right cannot be told apart; "
             "convert it again from the DICOM files"
         )
-    if isinstance(header, nib.Nifti1Header) and _sides_disagree(image):
+    if isinstance(header, nib.Nifti1Header) and _forms_disagree(image):
         raise InputError(
-            f"{path}: its qform and sform disagree about left and right; convert it again from "
-            "the DICOM files"
+            f"{path}: its qform and sform disagree about where left and right, front and back, or "
+            "up and down are; convert it again from the DICOM files"
         )
     if len(image.shape) < 3:
         raise InputError(f"{path}: is a {len(image.shape)}D image; one 3D volume is needed")
@@ -217,11 +217,18 @@ def _check_geometry(path: str | Path, image: Any) -> None:
         )
 
 
-def _sides_disagree(image: Any) -> bool:
-    """Whether both forms are given and one is the mirror image of the other."""
-    codes = image.header["sform_code"], image.header["qform_code"]
-    forms = (image.get_sform()[:3, :3], image.get_qform()[:3, :3])
-    return bool(all(codes) and np.prod([np.sign(np.linalg.det(one)) for one in forms]) < 0)
+def _forms_disagree(image: Any) -> bool:
+    """Whether both forms are given and one mirrors the other or turns it by more than 90 degrees.
+
+    The same handedness is not enough: half a turn about the z axis exchanges left and right, too.
+    """
+    if not (image.header["sform_code"] and image.header["qform_code"]):
+        return False
+    sform, qform = image.get_sform()[:3, :3], image.get_qform()[:3, :3]
+    if min(abs(np.linalg.det(one)) for one in (sform, qform)) < 1e-6:
+        return False  # nothing can be told of a singular one
+    turn = sform @ np.linalg.inv(qform)
+    return bool(np.linalg.det(turn) < 0 or (np.diag(turn) < 0).any())
 
 
 def _is_sheared(affine: np.ndarray) -> bool:

@@ -53,12 +53,12 @@ def reconstructed(
     """
     views, (bin_mm, row_mm) = _views(path)
     angles = _angles(path, metadata, views.shape[2])
-    centre = metadata.get("CentreOfRotation")
+    centre = _centre(path, metadata, len(views))
     for axis, (key, ways) in enumerate(TURNED.items()):
         if ways[_way(path, metadata, key)]:
             views = np.flip(views, axis)
             if axis == 0 and centre is not None:
-                centre = len(views) - 1 - float(centre)
+                centre = len(views) - 1 - centre
     try:
         volume = reconstruct(views, angles, bin_mm, cutoff_per_cm=cutoff_per_cm, centre=centre)
     except InputError as error:
@@ -104,16 +104,33 @@ def _views(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
 
 def _angles(path: Path, metadata: Mapping[str, Any], count: int) -> list[float]:
     found = metadata.get("ProjectionAngles")
-    if not isinstance(found, list) or not all(isinstance(one, int | float) for one in found):
+    if not isinstance(found, list) or not all(_is_number(one) for one in found):
         raise InputError(
-            f"{path}: its sidecar has no ProjectionAngles, the degrees of each view (0 behind the "
-            "back, 90 on the person's left); without them left and right cannot be told"
+            f"{path}: its sidecar has no ProjectionAngles, a list of numbers: the degrees of each "
+            "view (0 behind the back, 90 on the person's left); without them left and right cannot "
+            "be told"
         )
     if len(found) != count:
         raise InputError(
             f"{path}: has {count} views, its ProjectionAngles are {len(found)}; correct the sidecar"
         )
     return [float(one) for one in found]
+
+
+def _centre(path: Path, metadata: Mapping[str, Any], columns: int) -> float | None:
+    found = metadata.get("CentreOfRotation")
+    if found is None:
+        return None
+    if not _is_number(found) or not 0 <= found <= columns - 1:
+        raise InputError(
+            f"{path}: CentreOfRotation in its sidecar is '{found}'; write the column (0 to "
+            f"{columns - 1}) that the axis of rotation falls on, or leave it out for the middle"
+        )
+    return float(found)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
 
 
 def _way(path: Path, metadata: Mapping[str, Any], key: str) -> str:

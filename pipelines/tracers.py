@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Lower case, letters and digits only: FP-CIT, ioflupane, DaTSCAN, DAT; and iodine-123.
-NAMES = re.compile(r"^(123i|i123|iodine123)?(fpcit|ioflupane|datscan|dat)(123i|i123)?$")
-NUCLIDES = ("i123", "123i", "iodine123")
+# Lower case, letters and digits only: iodine-123, as sidecars and DICOM ("^123^Iodine") write it;
+# FP-CIT, ioflupane, DaTSCAN, DAT; and words that go with them.
+NUCLIDE = r"(?:123iodine|iodinei?123|123i|i123)"
+NUCLIDES = re.compile(NUCLIDE)
+NAMES = re.compile(
+    rf"(?:{NUCLIDE}|spect|injection)*"
+    rf"(?:(?:fpcit|ioflupane|datscan|dat)(?:{NUCLIDE}|spect|injection)*)+"
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,8 @@ class Tracer:
     @property
     def is_other(self) -> bool:
         """Whether another tracer or nuclide is stated."""
-        named = bool(self.name) and not NAMES.match(_plain(self.name))
-        return named or (bool(self.nuclide) and _plain(self.nuclide) not in NUCLIDES)
+        named = bool(self.name) and not NAMES.fullmatch(_plain(self.name))
+        return named or (bool(self.nuclide) and not NUCLIDES.fullmatch(_plain(self.nuclide)))
 
     @property
     def is_stated(self) -> bool:
@@ -55,4 +60,4 @@ def _stated(value: Any) -> str:
 
 def _plain(text: str) -> str:
     plain = re.sub(r"[^0-9a-z]", "", text.lower())
-    return re.sub(r"^(n|nomega)?fluoropropyl.*", "fpcit", plain)
+    return re.sub(rf"^({NUCLIDE})?(n|nomega)?(3)?fluoropropyl.*", "fpcit", plain)

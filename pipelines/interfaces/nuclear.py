@@ -184,9 +184,8 @@ class RegisterUptake(SimpleInterface):
         for path, one in ((to_template, matrix), (to_native, np.linalg.inv(matrix))):
             ants.write_transform(_transform(ants, one), str(path))
         warped = ants.apply_transforms(fixed, moving, [str(to_template)], interpolator="linear")
-        seen = ants.apply_transforms(
-            fixed, moving * 0 + 1, [str(to_template)], interpolator="linear"
-        )
+        recorded = moving.new_image_like(recorded_box(moving.numpy()).astype(np.float32))
+        seen = ants.apply_transforms(fixed, recorded, [str(to_template)], interpolator="linear")
         write_nifti(cwd / "registered.nii.gz", warped.numpy(), affine, template=True)
         write_nifti(cwd / "seen.nii.gz", seen.numpy() > 0.5, affine, template=True)
         own = self.inputs.uptake_template
@@ -216,6 +215,21 @@ class RegisterUptake(SimpleInterface):
             _transform(ants, np.linalg.inv(to_t1w)), fixed, brain
         )
         return _fit(ants, there, moving, "Rigid") @ to_t1w
+
+
+def recorded_box(uptake: np.ndarray) -> np.ndarray:
+    """What of an image was recorded (x, y, z), bool: all but outer planes that hold one value.
+
+    Slices that a camera did not see are often filled up with zeros.
+    """
+    box = np.zeros(uptake.shape, bool)
+    kept = []
+    for axis in range(3):
+        planes = np.moveaxis(uptake, axis, 0).reshape(uptake.shape[axis], -1)
+        varied = np.flatnonzero(np.ptp(planes, axis=1) > 0)
+        kept.append(slice(varied[0], varied[-1] + 1) if varied.size else slice(None))
+    box[tuple(kept)] = True
+    return box
 
 
 def _fit(ants: Any, fixed: Any, moving: Any, kind: str) -> np.ndarray:
@@ -272,11 +286,11 @@ class MeasureBinding(SimpleInterface):
         given, cwd = self.inputs, Path(runtime.cwd)
         anatomy, image = anatomy_of(given.template), read_nifti(given.in_file)
         uptake = np.asarray(image.dataobj, np.float32)
-        region = anatomy.reference(given.reference)
+        seen = np.asarray(read_nifti(given.seen).dataobj) > 0
+        region = anatomy.reference(given.reference) & seen  # zeros beyond are no uptake
         reference = reference_uptake(uptake, region, given.percentile)
         scaled = uptake / reference
         found = binding(scaled, anatomy, given.ml)
-        seen = np.asarray(read_nifti(given.seen).dataobj) > 0
         expected = template_uptake(anatomy, given.uptake_template)
         row = {
             "participant_id": f"sub-{given.participant}",

@@ -37,7 +37,7 @@ from pipelines.interfaces.nuclear import (
 from pipelines.interfaces.sink import SaveDerivatives
 from pipelines.preprocess.modality import Modality
 
-REVISION = 1  # raised when the same input would give other voxels
+REVISION = 2  # raised when the same input would give other voxels
 REGISTRATIONS = ("linear", "t1w")
 
 
@@ -294,7 +294,10 @@ def _sidecars(options: SpectOptions, made_by: str) -> dict[str, dict[str, Any]]:
                 "Description": "Distance of the brain's hottest 25 ml from the template's striata",
                 "Units": "mm",
             },
-            "striata_seen": {"Description": "Share of the striata inside the field of view"},
+            "striata_seen": {
+                "Description": "Share of the striata inside the field of view; outer planes that "
+                "hold one value, such as 0, do not count to it"
+            },
             "cerebellum_seen": {"Description": "Share of the cerebellum inside it"},
             "lower_putamen": {"Description": "Side on which the putamen binds less"},
             "flags": {"Description": "Sentences about numbers that are far off"},

@@ -36,8 +36,11 @@ def at(slices, x, y):
 
 @pytest.mark.parametrize(
     "angles",
-    [ROUND, ROUND[::-1], ROUND + 7.0, np.arange(120) * 1.5, np.arange(64) * 360 / 64],
-    ids=["round", "backwards", "turned", "half", "few"],
+    [
+        *(ROUND, ROUND[::-1], ROUND + 7.0, np.arange(120) * 1.5, np.arange(64) * 360 / 64),
+        *(np.arange(121) * 3.0, np.arange(91) * 3.0),
+    ],
+    ids=["round", "backwards", "turned", "half", "few", "both ends", "three quarters"],
 )
 def test_discs_come_back_with_their_values_where_they_were(angles):
     found = reconstruct(views(angles), angles, BIN_MM)
@@ -77,6 +80,14 @@ def test_what_a_viewer_at_the_detector_sees(angle, to_the_right_of_the_viewer):
     seen = views([angle], discs=((x, y, 10, 1.0),))[:, 0, 0]
     assert (seen * np.arange(BINS)).sum() / seen.sum() == pytest.approx(
         (BINS - 1) / 2 + 30 / BIN_MM
+    )
+
+
+def test_lines_that_are_seen_twice_count_once():
+    """Three quarters of the way round give the slices of half the way, not streaks along one."""
+    half, more = np.arange(60) * 3.0, np.arange(90) * 3.0
+    np.testing.assert_allclose(
+        reconstruct(views(more), more, BIN_MM), reconstruct(views(half), half, BIN_MM), atol=1e-4
     )
 
 
@@ -132,7 +143,10 @@ def test_a_lower_cut_off_keeps_less_noise(cutoff, share):
 @pytest.mark.parametrize(
     ("angles", "sentence"),
     [
-        (np.arange(8) * 45.0, "8 views are too few"),
+        (np.arange(8) * 45.0, "8 views from 4 directions are too few"),
+        (np.zeros(60), "60 views from 1 directions are too few"),
+        (np.deg2rad(ROUND), "are the angles in degrees"),
+        (np.append(ROUND[1:], np.nan), "no number"),
         (np.arange(60) * 2.0, "gaps of 2.0 to 62.0 degrees"),
         (np.delete(np.arange(60) * 3.0, 20), "gaps of 3.0 to 6.0"),
     ],

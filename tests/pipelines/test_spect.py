@@ -31,6 +31,7 @@ from pipelines.interfaces.nuclear import (
     RegisterUptake,
     anatomy_of,
     flags_of,
+    recorded_box,
     template_uptake,
 )
 from pipelines.participant import template_on_grid
@@ -220,18 +221,28 @@ def test_only_negative_voxels_are_refused(tmp_path, monkeypatch):
         conformed(raw(tmp_path, data), tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("broken", ["neither", "disagree"])
+@pytest.mark.parametrize("broken", ["neither", (1, -1, -1), (-1, 1, 1), (-1, -1, 1), (1, 1, -1)])
 def test_sides_that_cannot_be_told_are_refused(tmp_path, broken):
     image = nib.Nifti1Image(np.random.default_rng(0).random((20, 20, 20)), np.eye(4) * 4)
     if broken == "neither":
         image.set_sform(None, 0)
         image.set_qform(None, 0)
     else:
-        image.set_sform(np.diag([-4.0, 4, 4, 1]), 1)
+        image.set_sform(np.diag([*np.multiply(broken, 4.0), 1]), 1)
         image.set_qform(np.diag([4.0, 4, 4, 1]), 1)
     nib.save(image, tmp_path / "a.nii.gz")
     with pytest.raises(InputError, match="left and right"):
         load_volume(tmp_path / "a.nii.gz")
+
+
+def test_forms_of_an_oblique_scan_may_differ_a_little(tmp_path):
+    image = nib.Nifti1Image(np.random.default_rng(0).random((20, 20, 20)), np.eye(4) * 4)
+    turned = np.eye(4)
+    turned[:2, :2] = [[np.cos(0.7), -np.sin(0.7)], [np.sin(0.7), np.cos(0.7)]]
+    image.set_sform(turned @ np.diag([4.0, 4, 4, 1]), 2)
+    image.set_qform(np.diag([4.0, 4, 4, 1]), 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert load_volume(tmp_path / "a.nii.gz")[1] == "RAS"
 
 
 GOOD = {
@@ -356,15 +367,42 @@ def test_the_transform_and_its_inverse_undo_each_other(patients):
         np.testing.assert_allclose(again, point, atol=1e-2)
 
 
-def test_a_cut_field_of_view_is_flagged(coarse, tmp_path, monkeypatch):
+def filled(image, below):
+    """The image with nothing in its lowest slices, as some cameras write what they did not see."""
+    data = image.get_fdata()
+    data[:, :, :below] = 0
+    return nib.Nifti1Image(data, image.affine)
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda image: image.slicer[:, :, 16:], lambda image: filled(image, 16)]
+)
+def test_a_cut_field_of_view_is_flagged_and_its_zeros_are_no_uptake(
+    coarse, tmp_path, monkeypatch, cut
+):
     template, anatomy = coarse
     scan = simulate_uptake(
         anatomy, person_seed(0, 3), patient=False, side="", loss=0.0, voxel_mm=6.0
     )
-    cut = scan.image.slicer[:, :, 16:]  # from 21 mm below the commissures upwards
-    _, found = measured(tmp_path / "cut", template, cut, monkeypatch)
+    _, whole = measured(tmp_path / "whole", template, scan.image, monkeypatch)
+    # from 21 mm below the commissures upwards
+    _, found = measured(tmp_path / "cut", template, cut(scan.image), monkeypatch)
     flags = read_table(Path(found.out_quality))["flags"].iloc[0]
     assert "cuts the cerebellum" in flags
+    # A third of the reference region is not there: zeros would lower its percentile by a tenth.
+    expected = whole.binding_meta["ReferenceUptake"]
+    assert found.binding_meta["ReferenceUptake"] == pytest.approx(expected, rel=0.03)
+
+
+def test_outer_planes_of_one_value_were_not_recorded():
+    data = np.random.default_rng(0).random((6, 7, 8))
+    data[2, 3, 4] = 0
+    assert recorded_box(data).all()
+    data[:2] = data[:, -1:] = data[:, :, 4] = -1.0
+    found = recorded_box(data)
+    assert found[2:, :-1].all()
+    assert found.sum() == 4 * 6 * 8
+    assert recorded_box(np.zeros((3, 3, 3))).all()
 
 
 def test_a_template_of_the_users_own_is_taken(coarse, tmp_path):

@@ -20,6 +20,8 @@ PLAIN = Path("sub-01_spect.nii.gz")
         {"TracerName": "[123I]FP-CIT", "TracerRadionuclide": "123I"},
         {"TracerName": "DaTSCAN"},
         {"TracerName": "123I-Ioflupane", "TracerRadionuclide": "iodine-123"},
+        {"TracerName": "DaTscan (ioflupane I-123 injection)", "TracerRadionuclide": "^123^Iodine"},
+        {"TracerName": "Ioflupane I-123 (DaTSCAN)"},
     ],
 )
 def test_ways_of_writing_fp_cit(metadata):
@@ -40,6 +42,8 @@ def test_the_label_of_the_file_counts_as_a_name(label):
         {"TracerName": "FDG"},
         {"TracerName": "beta-CIT", "TracerRadionuclide": "I123"},
         {"TracerName": "FP-CIT", "TracerRadionuclide": "F18"},
+        {"TracerName": "18F-FP-CIT"},
+        {"TracerName": "123I", "TracerRadionuclide": "I123"},
         {"TracerName": "n/a", "TracerRadionuclide": "Tc99m"},
     ],
 )
