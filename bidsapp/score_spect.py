@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bidsapp.demo_spect import BINDING_TRUTH, CONTROL, PATIENT, TEMPLATE_MM
+from bidsapp.demo.spect import BINDING_TRUTH, CONTROL, PATIENT, TEMPLATE_MM
 from bidsapp.score import TRUTH_FOLDER
 from models.errors import InputError
 from models.grids import Grid

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bidsapp import demo_maps, score
+from bidsapp import score
+from bidsapp.demo import maps as demo_maps
 from bidsapp.score_anomaly import models
 from pipelines.stored_models import StoredModel, made_by
 

@@ -13,7 +13,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp import demo, score
+from bidsapp import score
+from bidsapp.demo import cli, t1w
+from bidsapp.demo.people import person
 from models.grids import GRIDS
 from pipelines.atlases import template
 
@@ -25,7 +27,7 @@ SPACE = "mod-T1w_space-MNI152NLin2009cAsym"
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "ds"
-    demo.make(folder, **COARSE)
+    t1w.make(folder, **COARSE)
     return folder
 
 
@@ -81,7 +83,7 @@ def test_participants_are_mixed_and_as_untidy_as_real_ones(dataset):
 
 
 def test_nothing_but_the_effect_differs_between_the_groups():
-    people = [demo.person(index, seed=3) for index in range(48)]
+    people = [person(index, seed=3) for index in range(48)]
     for patient, control in zip(people[::2], people[1::2], strict=True):
         for same in ("sex", "site", "axcodes"):
             assert getattr(patient, same) == getattr(control, same)
@@ -95,7 +97,7 @@ def test_nothing_but_the_effect_differs_between_the_groups():
 
 
 def test_a_null_dataset_differs_from_the_demo_only_in_patients(dataset, tmp_path):
-    demo.make(tmp_path / "null", **COARSE, effect=0.0)
+    t1w.make(tmp_path / "null", **COARSE, effect=0.0)
     assert "nothing is there to be found" in (tmp_path / "null/README").read_text()
     for path in scans(dataset):
         same = np.array_equal(pixels(dataset / path), pixels(tmp_path / "null" / path))
@@ -106,7 +108,7 @@ def test_a_null_dataset_differs_from_the_demo_only_in_patients(dataset, tmp_path
 
 
 def test_person_does_not_depend_on_the_size_of_the_cohort(dataset, tmp_path):
-    demo.make(tmp_path / "small", resolution=6.0, participants=4)
+    t1w.make(tmp_path / "small", resolution=6.0, participants=4)
     assert len(scans(tmp_path / "small")) == 6
     for path in scans(tmp_path / "small"):
         assert filecmp.cmp(dataset / path, tmp_path / "small" / path, shallow=False)
@@ -116,7 +118,7 @@ def test_person_does_not_depend_on_the_size_of_the_cohort(dataset, tmp_path):
 
 
 def test_another_seed_makes_other_people(dataset, tmp_path):
-    demo.make(tmp_path / "other", resolution=6.0, participants=2, seed=1)
+    t1w.make(tmp_path / "other", resolution=6.0, participants=2, seed=1)
     path = scans(tmp_path / "other")[0]
     assert not np.array_equal(pixels(dataset / path), pixels(tmp_path / "other" / path))
 
@@ -148,7 +150,7 @@ def test_truth_lies_on_the_raw_grid_and_on_both_sides(dataset):
 
 
 def test_truth_in_template_space_is_the_whole_region(dataset):
-    path = dataset / demo.TRUTH_FOLDER / demo.TRUTH_NAME
+    path = dataset / score.TRUTH_FOLDER / score.TRUTH_NAME
     image, brain = nib.Nifti1Image.from_filename(path), nib.Nifti1Image.from_filename(template())
     np.testing.assert_allclose(image.affine, brain.affine)
     mask = pixels(path) > 0
@@ -156,7 +158,7 @@ def test_truth_in_template_space_is_the_whole_region(dataset):
     x_mm = nib.affines.apply_affine(image.affine, np.argwhere(mask))[:, 0]
     assert np.mean(x_mm < 0) == pytest.approx(0.5, abs=0.03)
     sidecar = json.loads(
-        (dataset / demo.TRUTH_FOLDER / demo.TRUTH_NAME.replace(".nii.gz", ".json")).read_text()
+        (dataset / score.TRUTH_FOLDER / score.TRUTH_NAME.replace(".nii.gz", ".json")).read_text()
     )
     assert sidecar["Effect"] == 0.6
     assert sidecar["AffectedGroup"] == "AD"
@@ -164,7 +166,7 @@ def test_truth_in_template_space_is_the_whole_region(dataset):
 
 @pytest.mark.parametrize(("effect", "word"), [(0.6, "exaggerated"), (0.2, "mild"), (0.0, "null")])
 def test_strength_is_named(effect, word):
-    assert demo._strength(effect) == word
+    assert t1w._strength(effect) == word
 
 
 def test_readme_says_synthetic_and_exaggerated(dataset):
@@ -181,7 +183,7 @@ def test_only_an_earlier_demo_is_replaced(tmp_path, capsys):
     precious.parent.mkdir(parents=True)
     precious.write_text("mine")
     for extra in ([], ["--force"]):
-        assert demo.main(["make", str(tmp_path / "study"), *extra]) == 64
+        assert cli.main(["make", str(tmp_path / "study"), *extra]) == 64
         assert str(tmp_path / "study") in capsys.readouterr().err
     assert precious.read_text() == "mine"
 
@@ -189,12 +191,12 @@ def test_only_an_earlier_demo_is_replaced(tmp_path, capsys):
 def test_force_replaces_a_demo_and_keeps_other_derivatives(tmp_path, capsys):
     folder = tmp_path / "ds"
     command = ["make", str(folder), "--participants", "2", "--resolution", "6"]
-    assert demo.main(command) == 0
+    assert cli.main(command) == 0
     (folder / "derivatives/brainwhy").mkdir()
     (folder / "sub-09").mkdir()
-    assert demo.main(command) == 64
+    assert cli.main(command) == 64
     assert "--force" in capsys.readouterr().err
-    assert demo.main([*command, "--force", "--effect", "0"]) == 0
+    assert cli.main([*command, "--force", "--effect", "0"]) == 0
     assert not (folder / "sub-09").exists()
     assert (folder / "derivatives/brainwhy").exists()
 
@@ -212,20 +214,20 @@ def test_force_replaces_a_demo_and_keeps_other_derivatives(tmp_path, capsys):
 )
 def test_unusable_command_lines_leave_with_64(command, capsys):
     with pytest.raises(SystemExit) as left:
-        demo.main(command)
+        cli.main(command)
     assert left.value.code == 64
     assert "usage:" in capsys.readouterr().err
 
 
 def test_a_file_is_no_target(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert demo.main(["make", str(tmp_path / "file")]) == 64
+    assert cli.main(["make", str(tmp_path / "file")]) == 64
     assert "is a file" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from bidsapp.demo import build_parser; build_parser().format_help();"
+        "import sys; from bidsapp.demo.cli import build_parser; build_parser().format_help();"
         "sys.exit(bool({'numpy', 'nibabel', 'scipy', 'pandas', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -243,7 +245,7 @@ def region(dataset):
     from models.trust.localisation import on_grid
 
     empty = nib.Nifti1Image(np.zeros(GRID.shape, np.uint8), GRID.affine)
-    truth = nib.Nifti1Image.from_filename(dataset / demo.TRUTH_FOLDER / demo.TRUTH_NAME)
+    truth = nib.Nifti1Image.from_filename(dataset / score.TRUTH_FOLDER / score.TRUTH_NAME)
     return on_grid(truth, empty).astype(float)
 
 
@@ -296,13 +298,13 @@ def test_the_map_of_any_correction_is_scored(dataset, finished, untrained, tmp_p
     for path in (finished / "group").glob("*_model-demot1w_*_desc-FWE_statmap.nii.gz"):
         path.rename(path.with_name(path.name.replace("desc-FWE", f"desc-{desc}")))
     target = tmp_path / "score.json"
-    demo.main(["score", str(dataset), str(finished), "--json", str(target)])
+    cli.main(["score", str(dataset), str(finished), "--json", str(target)])
     assert json.loads(target.read_text())["statistics"]["image"] == {"found": 1.0, "near": 1.0}
 
 
 def test_score_of_a_run_that_found_everything(dataset, finished, untrained, tmp_path, capsys):
     target = tmp_path / "score.json"
-    assert demo.main(["score", str(dataset), str(finished), "--json", str(target)]) == 0
+    assert cli.main(["score", str(dataset), str(finished), "--json", str(target)]) == 0
     assert untrained == [(finished, "demot1w")]
     scores = json.loads(target.read_text())
     assert set(scores) == {"heatmaps", "statistics", "classifier", "requirements"}
@@ -330,7 +332,7 @@ def test_missing_numbers_fail_their_requirements_with_a_reason(
     monkeypatch.setitem(sys.modules, "pipelines.controls", None)
     for path in finished.glob(f"group/{SPACE}_model-*_contrast*"):
         path.unlink()
-    assert demo.main(["score", str(dataset), str(finished)]) == 0
+    assert cli.main(["score", str(dataset), str(finished)]) == 0
     shown = capsys.readouterr()
     for name in ("image_found", "image_near", "lrpalphabeta_ratio"):
         assert f"{name}: not met, there is no such number" in shown.err
@@ -343,7 +345,7 @@ def test_a_number_below_its_requirement_is_named(dataset, finished, untrained, c
     path.write_text(path.read_text().replace("0.92", "0.70"))
     scores = score.score(dataset, finished)
     assert not scores["requirements"]["classifier_accuracy"]
-    assert demo.main(["score", str(dataset), str(finished)]) == 0
+    assert cli.main(["score", str(dataset), str(finished)]) == 0
     assert "classifier_accuracy: not met, 0.7 < 0.83" in capsys.readouterr().err
 
 
@@ -358,14 +360,14 @@ def test_several_models_need_a_choice(dataset, finished, untrained, capsys):
     table = finished / "group/model-demot1w_desc-oof_metrics.tsv"
     shutil.copy(table, finished / "group/model-other_desc-oof_metrics.tsv")
     command = ["score", str(dataset), str(finished)]
-    assert demo.main(command) == 64
+    assert cli.main(command) == 64
     assert "demot1w|other" in capsys.readouterr().err
-    assert demo.main([*command, "--model", "demot1w"]) == 0
+    assert cli.main([*command, "--model", "demot1w"]) == 0
 
 
 def test_nothing_to_score_leaves_with_64(dataset, finished, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    assert demo.main(["score", str(dataset), str(tmp_path / "empty")]) == 64
-    assert demo.main(["score", str(tmp_path / "empty"), str(finished)]) == 64
-    assert demo.main(["score", str(dataset), str(tmp_path / "empty"), "--model", "x"]) == 64
+    assert cli.main(["score", str(dataset), str(tmp_path / "empty")]) == 64
+    assert cli.main(["score", str(tmp_path / "empty"), str(finished)]) == 64
+    assert cli.main(["score", str(dataset), str(tmp_path / "empty"), "--model", "x"]) == 64
     assert capsys.readouterr().err.count("brainwhy-demo: ") == 3

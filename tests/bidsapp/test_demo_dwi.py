@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 
-from bidsapp import demo, demo_dwi
-from bidsapp.demo_dwi import ASYMMETRY_NAME, CONTROL, PATIENT, changes_of
+from bidsapp import score
+from bidsapp.demo import cli, dwi
+from bidsapp.demo.dwi import ASYMMETRY_NAME, CONTROL, PATIENT, changes_of
 from pipelines.derivatives import read_sidecar, read_table
 from pipelines.gradient_files import read_gradients
 
@@ -14,9 +15,7 @@ from pipelines.gradient_files import read_gradients
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "bids"
-    demo.main(
-        ["make", str(folder), "--modality", "dwi", "--participants", "2", "--resolution", "6"]
-    )
+    cli.main(["make", str(folder), "--modality", "dwi", "--participants", "2", "--resolution", "6"])
     return folder
 
 
@@ -43,8 +42,8 @@ def test_a_person_has_both_images_and_a_table(dataset):
 
 
 def test_the_truth_lies_in_white_matter_on_both_sides(dataset):
-    for name in (demo.TRUTH_NAME, ASYMMETRY_NAME):
-        path = dataset / demo.TRUTH_FOLDER / name
+    for name in (score.TRUTH_NAME, ASYMMETRY_NAME):
+        path = dataset / score.TRUTH_FOLDER / name
         image = nib.load(path)
         where = apply_affine(image.affine, np.argwhere(voxels(path)))
         assert len(where) > 100
@@ -56,8 +55,8 @@ def test_the_truth_lies_in_white_matter_on_both_sides(dataset):
 def test_sides_differ_the_other_way_in_patients_and_spread_more_than_that():
     left, right, patients, local = [], [], [], []
     for index in range(200):
-        who = demo_dwi._someone(index, seed=0)
-        found = changes_of(who, demo_dwi.Places(1, 2, 3), effect=1.0, seed=0)
+        who = dwi._someone(index, seed=0)
+        found = changes_of(who, dwi.Places(1, 2, 3), effect=1.0, seed=0)
         left.append(found[0].fa)
         right.append(found[1].fa)
         patients.append(who.diagnosis == PATIENT)
@@ -73,6 +72,6 @@ def test_sides_differ_the_other_way_in_patients_and_spread_more_than_that():
 
 def test_no_effect_is_no_change():
     for index in range(4):
-        who = demo_dwi._someone(index, seed=0)
-        found = changes_of(who, demo_dwi.Places(1, 2, 3), effect=0.0, seed=0)
+        who = dwi._someone(index, seed=0)
+        found = changes_of(who, dwi.Places(1, 2, 3), effect=0.0, seed=0)
         assert all(one.fa == one.md == 0 for one in found)

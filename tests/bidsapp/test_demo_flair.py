@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp import demo, demo_flair
+from bidsapp import score
+from bidsapp.demo import cli, flair
 from pipelines.derivatives import read_sidecar, read_table
 from pipelines.inputs import find_scans, with_t1w
 from pipelines.lesion_masks import lesion_sources, with_lesions
@@ -21,7 +22,7 @@ PEOPLE = 6
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flair") / "ds"
     arguments = ["make", str(folder), "--modality", "flair", "--participants", str(PEOPLE)]
-    assert demo.main([*arguments, "--resolution", "6"]) == 0
+    assert cli.main([*arguments, "--resolution", "6"]) == 0
     return folder
 
 
@@ -72,7 +73,7 @@ def test_patients_have_lesions_bright_in_their_brain_and_controls_next_to_none(d
 
 
 def test_the_truth_in_template_space_is_mostly_behind(dataset):
-    path = dataset / demo.TRUTH_FOLDER / demo.TRUTH_NAME
+    path = dataset / score.TRUTH_FOLDER / score.TRUTH_NAME
     image = nib.Nifti1Image.from_filename(path)
     where = nib.affines.apply_affine(image.affine, np.argwhere(voxels(path)))
     assert (where[:, 1] < -20).mean() > 0.5
@@ -80,8 +81,8 @@ def test_the_truth_in_template_space_is_mostly_behind(dataset):
 
 
 def test_the_same_seed_makes_the_same_people_and_effect_0_no_patients(dataset, tmp_path):
-    demo_flair.make(tmp_path / "again", participants=2, resolution=6.0)
-    demo_flair.make(tmp_path / "null", participants=2, resolution=6.0, effect=0.0)
+    flair.make(tmp_path / "again", participants=2, resolution=6.0)
+    flair.make(tmp_path / "null", participants=2, resolution=6.0, effect=0.0)
     name = "sub-01/anat/sub-01_FLAIR.nii.gz"
     assert np.array_equal(voxels(tmp_path / "again" / name), voxels(dataset / name))
     mask = "derivatives/lesions/sub-01/anat/sub-01_label-lesion_mask.nii.gz"

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bidsapp import demo, demo_maps
+from bidsapp.demo import cli, maps
 from models.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("maps") / "ds"
-    demo_maps.make(folder, participants=6, resolution=6.0)
+    maps.make(folder, participants=6, resolution=6.0)
     return folder
 
 
@@ -52,15 +52,15 @@ def test_one_of_three_is_a_patient_with_a_truth(dataset):
 
 
 def test_an_earlier_demo_is_replaced_and_nothing_else(dataset, tmp_path):
-    demo_maps.make(dataset, participants=6, resolution=6.0, effect=0.0, force=True)
+    maps.make(dataset, participants=6, resolution=6.0, effect=0.0, force=True)
     assert "do not differ" in (dataset / "README").read_text()
     (tmp_path / "mine").write_text("")
     with pytest.raises(InputError, match="not empty"):
-        demo_maps.make(tmp_path, participants=6, resolution=6.0)
+        maps.make(tmp_path, participants=6, resolution=6.0)
 
 
 def test_the_command_line_makes_it(tmp_path, capsys):
-    made = demo.main(
+    made = cli.main(
         ["make", str(tmp_path / "ds"), "--modality", "anomaly", "--participants", "3",
          "--resolution", "6"]
     )  # fmt: skip

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bidsapp import demo, demo_spect, score_spect
+from bidsapp import score_spect
+from bidsapp.demo import cli, spect
 from bidsapp.settings import load_recipe
 from models.errors import InputError
 from models.networks import build
@@ -25,7 +26,7 @@ COARSE = {"resolution": 8.0, "participants": 4}
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "ds"
-    demo_spect.make(folder, **COARSE)
+    spect.make(folder, **COARSE)
     return folder
 
 
@@ -65,14 +66,14 @@ def test_everybody_has_an_image_a_row_and_a_truth(dataset):
 
 
 def test_a_person_is_the_same_in_a_larger_cohort(dataset, tmp_path):
-    demo_spect.make(tmp_path / "two", resolution=8.0, participants=2)
+    spect.make(tmp_path / "two", resolution=8.0, participants=2)
     name = "sub-02/spect/sub-02_trc-123IFPCIT_spect.nii.gz"
     ours, theirs = (nib.load(folder / name) for folder in (tmp_path / "two", dataset))
     np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
 
 
 def test_without_effect_the_groups_are_alike(tmp_path):
-    demo_spect.make(tmp_path / "null", resolution=8.0, participants=2, effect=0.0)
+    spect.make(tmp_path / "null", resolution=8.0, participants=2, effect=0.0)
     truth = read_table(tmp_path / "null/derivatives/truth/binding.tsv")
     assert (truth["insula"] > 0.4).all()
     name = json.loads((tmp_path / "null/dataset_description.json").read_text())["Name"]
@@ -82,10 +83,10 @@ def test_without_effect_the_groups_are_alike(tmp_path):
 def test_the_command_line_makes_it_and_keeps_what_is_not_its_own(tmp_path, capsys):
     target = tmp_path / "ds"
     options = ["--modality", "spect", "--participants", "2", "--resolution", "6"]
-    assert demo.main(["make", str(target), *options]) == 0
+    assert cli.main(["make", str(target), *options]) == 0
     assert "2 people with a spect image" in capsys.readouterr().out
-    assert demo.main(["make", str(target), *options]) == demo.UNUSABLE
-    assert demo.main(["make", str(target), *options, "--force"]) == 0
+    assert cli.main(["make", str(target), *options]) == cli.UNUSABLE
+    assert cli.main(["make", str(target), *options, "--force"]) == 0
 
 
 # --- score ---------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def test_a_good_run_meets_every_requirement(dataset, finished, capsys):
     assert all(found["requirements"].values())
     assert found["binding"]["putamen"]["slope"] == pytest.approx(0.6, abs=1e-3)
     assert found["insula"]["auc"] == 0.8
-    assert demo.main(["score", str(dataset), str(finished), "--strict"]) == 0
+    assert cli.main(["score", str(dataset), str(finished), "--strict"]) == 0
     assert "nostriatum_above_chance" in capsys.readouterr().out
 
 
@@ -148,7 +149,7 @@ def test_what_is_missing_or_wrong_is_not_met(dataset, finished):
     assert not found["nostriatum_above_chance"]
     assert not found["striatum_above_nostriatum"]
     assert found["putamen_binding"]
-    assert demo.main(["score", str(dataset), str(finished), "--strict"]) == demo.UNUSABLE
+    assert cli.main(["score", str(dataset), str(finished), "--strict"]) == cli.UNUSABLE
 
 
 def test_a_cluster_of_spill_out_is_no_insula(dataset, finished):

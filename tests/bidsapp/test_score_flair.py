@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bidsapp import demo, score, score_flair
+from bidsapp import score, score_flair
+from bidsapp.demo import cli
 from bidsapp.score_flair import FILLED, SCRATCH, TRAINED_FURTHER
 from models.errors import InputError
 from pipelines.derivatives import write_json, write_table
@@ -111,7 +112,7 @@ def test_lesions_of_controls_are_not_those_of_patients(made):
 def test_table_3_is_printed_and_requirements_are_met(made, capsys, tmp_path):
     dataset, out = made
     asked = ["score", str(dataset), str(out), "--strict", "--json", str(tmp_path / "s.json")]
-    assert demo.main(asked) == 0
+    assert cli.main(asked) == 0
     said = capsys.readouterr().out
     for name in AREAS:
         assert name in said
@@ -132,7 +133,7 @@ def test_relevance_no_larger_than_the_lesions_are_is_not_enough(made, capsys):
     assert not met["scratch_relevance"]
     assert not met["scratch_ratio"]
     assert met["further_relevance"]
-    assert demo.main(["score", str(dataset), str(out), "--strict"]) == 64
+    assert cli.main(["score", str(dataset), str(out), "--strict"]) == 64
     assert "scratch_relevance" in capsys.readouterr().out
 
 

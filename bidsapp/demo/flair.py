@@ -2,20 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bidsapp import __version__
-from bidsapp.demo import (
-    BIDS_VERSION,
-    SITES,
-    TRUTH_FOLDER,
-    TRUTH_NAME,
-    Person,
+from bidsapp.demo.dataset import (
+    LESION_FOLDER,
+    OF_RAW,
+    Texts,
     claim,
-    person,
-    truth_description,
+    description,
     write_image,
+    write_texts,
 )
+from bidsapp.demo.people import SEX, SITE, SITES, Person, acquisition, person
+from bidsapp.score import TRUTH_FOLDER, TRUTH_NAME
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ LOAD_ML = 20.0  # median lesion load of a patient at effect 1
 CONTROL_ML = 0.1  # of controls: a few people have a lesion of no meaning
 SPREAD = 0.5  # SD of the logarithm of the load
 YOUNGER = 30  # years than the people of the T1w demo
-LESION_FOLDER = Path("derivatives/lesions")
+MASKS = "BrainWhy demo: lesion masks"
 FREQUENT = 0.1  # share of patients with a lesion there, for the truth in template space
 
 PARTICIPANT_COLUMNS = {
@@ -39,14 +39,8 @@ PARTICIPANT_COLUMNS = {
         },
     },
     "age": {"Description": "Age (changes next to nothing in the images)", "Units": "year"},
-    "sex": {
-        "Description": "Sex (changes nothing in the images)",
-        "Levels": {"F": "female", "M": "male"},
-    },
-    "site": {
-        "Description": "Simulated scanner",
-        "Levels": {"north": "3 T, less noise", "south": "1.5 T, more noise"},
-    },
+    "sex": SEX,
+    "site": SITE,
 }
 README = """\
 # BrainWhy demo of FLAIR
@@ -109,7 +103,8 @@ def make(
 
     claim(target, force)
     people = [_someone(index, seed) for index in range(participants)]
-    _write_texts(target, people, effect, resolution, seed)
+    write_texts(target, _texts(people, effect, resolution, seed))
+    _describe_lesions(target)
     model = _head(resolution)
     density, often = lesion_density(model), np.zeros(model.canvas.shape)
     for who in tqdm(people, desc="brainwhy-demo make", unit="person", disable=None):
@@ -174,13 +169,13 @@ def _write_person(
 
     flair = _scan(model, lesions, who, resolution, seed, "FLAIR")
     raw, sources = place("FLAIR"), {"Sources": [f"bids:raw:{place('FLAIR')}"]}
-    write_image(target / raw, flair.image, _acquisition(who))
+    write_image(target / raw, flair.image, acquisition(who))
     mask = {"Description": "Lesions: voxels that are mostly lesion", "Type": "Lesion", **sources}
     write_image(target / LESION_FOLDER / place("mask", label="lesion"), flair.altered, mask)
     brain = {"Description": "The simulated brain", "Type": "Brain", **sources}
     write_image(target / TRUTH_FOLDER / place("mask", desc="brain"), flair.brain, brain)
     t1w = _scan(model, lesions, who, resolution, seed, "T1w")
-    write_image(target / place("T1w"), t1w.image, _acquisition(who))
+    write_image(target / place("T1w"), t1w.image, acquisition(who))
 
 
 def _scan(
@@ -207,10 +202,6 @@ def _scan(
     )
 
 
-def _acquisition(who: Person) -> dict[str, Any]:
-    return {"Modality": "MR", **SITES[who.site]["sidecar"], "PulseSequenceType": "Simulated"}
-
-
 def _write_truth(target: Path, model: "HeadModel", often: "np.ndarray") -> None:
     import nibabel as nib
     import numpy as np
@@ -227,48 +218,28 @@ def _write_truth(target: Path, model: "HeadModel", often: "np.ndarray") -> None:
     )
 
 
-def _write_texts(
-    target: Path, people: list[Person], effect: float, resolution: float, seed: int
-) -> None:
-    """Write everything that is not an image; the description first, it marks the demo."""
-    import pandas as pd
-
-    from pipelines.derivatives import write_json, write_table, write_text
-
-    generated = [{"Name": "brainwhy-demo", "Version": __version__}]
-    write_json(
-        target / "dataset_description.json",
-        {
-            "Name": "BrainWhy demo: synthetic FLAIR and T1w heads with lesions",
-            "BIDSVersion": BIDS_VERSION,
-            "DatasetType": "raw",
-            "License": "Terms of the ICBM 152 template, see README",
-            "GeneratedBy": generated,
-        },
+def _texts(people: list[Person], effect: float, resolution: float, seed: int) -> Texts:
+    return Texts(
+        name="BrainWhy demo: synthetic FLAIR and T1w heads with lesions",
+        readme=README.format(
+            participants=len(people),
+            voxel=resolution,
+            seed=seed,
+            patient=PATIENT,
+            control=CONTROL,
+            load=max(effect * LOAD_ML, CONTROL_ML),
+            strength=STRENGTH if effect * LOAD_ML > 5 else "",
+            version=__version__,
+        ),
+        truth_readme=TRUTH_README,
+        columns=PARTICIPANT_COLUMNS,
+        rows=[who.row(PARTICIPANT_COLUMNS) for who in people],
     )
-    exaggerated = effect * LOAD_ML > 5
-    text = README.format(
-        participants=len(people),
-        voxel=resolution,
-        seed=seed,
-        patient=PATIENT,
-        control=CONTROL,
-        load=max(effect * LOAD_ML, CONTROL_ML),
-        strength=STRENGTH if exaggerated else "",
-        version=__version__,
-    )
-    write_text(target / "README", text)
-    columns = list(PARTICIPANT_COLUMNS)
-    rows = [
-        {"participant_id": f"sub-{who.label}"} | {name: getattr(who, name) for name in columns}
-        for who in people
-    ]
-    write_table(target / "participants.tsv", pd.DataFrame(rows))
-    write_json(target / "participants.json", PARTICIPANT_COLUMNS)
-    truth, lesions = target / TRUTH_FOLDER, target / LESION_FOLDER
-    write_json(truth / "dataset_description.json", truth_description())
-    write_text(truth / "README", TRUTH_README)
-    write_text(truth / ".bidsignore", "/space-*\n")
-    named = truth_description() | {"Name": "BrainWhy demo: lesion masks"}
-    write_json(lesions / "dataset_description.json", named)
+
+
+def _describe_lesions(target: Path) -> None:
+    from pipelines.derivatives import write_json, write_text
+
+    lesions, named = target / LESION_FOLDER, description(MASKS, "derivative")
+    write_json(lesions / "dataset_description.json", named | OF_RAW)
     write_text(lesions / "README", "Lesion masks of the demo, on the grid of each FLAIR image.\n")

@@ -8,14 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__
-from bidsapp.demo import (
-    BIDS_VERSION,
-    TRUTH_FOLDER,
-    TRUTH_NAME,
-    claim,
-    truth_description,
-    write_image,
-)
+from bidsapp.demo.dataset import Texts, claim, write_image, write_texts
+from bidsapp.score import TRUTH_FOLDER, TRUTH_NAME
 
 if TYPE_CHECKING:
     from models.phantom_maps import Maps, MapsModel
@@ -94,7 +88,7 @@ def make(
 
     claim(target, force)
     people = [person(index, seed) for index in range(participants)]
-    _write_texts(target, people, effect, resolution, seed)
+    write_texts(target, _texts(people, effect, resolution, seed))
     model = _model(target, effect, resolution)
     bar = tqdm(people, desc="brainwhy-demo make", unit="person", disable=None)
     for index, row in enumerate(bar):
@@ -177,27 +171,13 @@ def _write_maps(target: Path, model: "MapsModel", label: str, maps: "Maps", pati
         )
 
 
-def _write_texts(
-    target: Path, people: list[dict[str, str]], effect: float, resolution: float, seed: int
-) -> None:
-    """Write everything that is not an image; the description first, it marks the demo."""
-    import pandas as pd
-
+def _texts(people: list[dict[str, str]], effect: float, resolution: float, seed: int) -> Texts:
     from models.phantom_maps import FOCI, RADIUS_MM
-    from pipelines.derivatives import write_json, write_table, write_text
 
-    made_by = [{"Name": "brainwhy-demo", "Version": __version__}]
-    description = {
-        "Name": f"BrainWhy demo: synthetic MD and FA, effect {effect:g}",
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative",
-        "License": "Terms of the ICBM 152 template, see README",
-        "GeneratedBy": made_by,
-    }
-    write_json(target / "dataset_description.json", description)
-    write_text(
-        target / "README",
-        README.format(
+    return Texts(
+        name=f"BrainWhy demo: synthetic MD and FA, effect {effect:g}",
+        kind="derivative",
+        readme=README.format(
             participants=len(people),
             voxel=resolution,
             seed=seed,
@@ -210,11 +190,9 @@ def _write_texts(
             strength=EXAGGERATED if effect else " That is nothing: the groups do not differ.",
             version=__version__,
         ),
+        truth_readme=TRUTH_README,
+        columns=PARTICIPANT_COLUMNS,
+        rows=people,
+        ignored="*_dwimap.*\n",
+        truth_ignored="/space-*\n*_mask.*\n",
     )
-    write_text(target / ".bidsignore", "*_dwimap.*\n")
-    write_table(target / "participants.tsv", pd.DataFrame(people))
-    write_json(target / "participants.json", PARTICIPANT_COLUMNS)
-    truth = target / TRUTH_FOLDER
-    write_json(truth / "dataset_description.json", truth_description())
-    write_text(truth / "README", TRUTH_README)
-    write_text(truth / ".bidsignore", "/space-*\n*_mask.*\n")

@@ -1,0 +1,1 @@
+"""Synthetic brain scans with known truth: who is scanned, what is changed in them."""

@@ -1,0 +1,7 @@
+"""``python -m bidsapp.demo``."""
+
+import sys
+
+from bidsapp.demo.cli import main
+
+sys.exit(main())
