@@ -1,6 +1,6 @@
 """Follow-up of a method's clusters in the images themselves, as derivatives (Nazari 2021)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from pipelines.interfaces.networks import prediction_keys
 from pipelines.preprocess.modality import Modality
 from pipelines.retrainings import Retrainings
 
-TRAINING, TEST = "training", "test"
+TRAINING, VALIDATION, TEST = "training", "validation", "test"
+DRAWN = (TRAINING, TEST)  # subsets of the figure
 SHOWN = 3  # clusters of a figure
 NOT_NEW = (
     "The clusters were found with the same people's images: a network learnt from the training "
@@ -24,7 +25,7 @@ NOT_NEW = (
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """People with their images, one each: those who were tested, then those trained on alone.
+    """People with their images, one each: those who were tested, then the others.
 
     Parameters
     ----------
@@ -33,7 +34,8 @@ class Measured:
     positive : numpy.ndarray
         (people,) bool.
     subset : numpy.ndarray
-        (people,) of "training" or "test": whether a heatmap of the person is among the maps.
+        (people,) of "test" (a heatmap of the person is among the maps), "training" or
+        "validation" (networks only watched the person).
     measures : pandas.DataFrame
         A row per person; the first column is the leading measure.
     covariates : pandas.DataFrame
@@ -70,8 +72,9 @@ def measured_people(
     kind: Modality,
     covariates: Sequence[str],
     intensity: str = "stored",
+    splits: Sequence[Mapping[str, Any]] = (),
 ) -> Measured:
-    """Everybody of the cohort, by the image that is judged, else by the first one.
+    """Whom networks were given, by the image that is judged, else by the first one.
 
     Parameters
     ----------
@@ -86,23 +89,40 @@ def measured_people(
         Columns of the cohort.
     intensity : str
         Scale of the cache; from ``binding``, the uptake is brought back.
+    splits : sequence of mapping
+        Fields of `models.training.splits.Split`: who was trained on, and who validated alone.
     """
     assert kind.measures is not None
     judged = set(people.keys)
     table = cohort.assign(key=prediction_keys(cohort))
     table["tested"] = [key in judged for key in table["key"]]
     table = table.sort_values("tested", ascending=False, kind="stable")
-    table = table.drop_duplicates("participant_id").reset_index(drop=True)
+    table = table.drop_duplicates("participant_id")
+    roles = _given(splits)
+    table["subset"] = [
+        TEST if row.tested else roles.get(str(row.participant_id).removeprefix("sub-"), "")
+        for row in table.itertuples()
+    ]
+    table = table[table["subset"] != ""].reset_index(drop=True)
     return Measured(
         names=list(table["participant_id"]),
         positive=table["positive"].to_numpy(bool),
-        subset=np.where(table["tested"], TEST, TRAINING),
+        subset=table["subset"].to_numpy(str),
         measures=pd.DataFrame([kind.measures(path) for path in table["image"]]),
         covariates=table[list(covariates)],
         volumes=_Images(  # type: ignore[arg-type]
             cache, cache.rows(table["key"]), 1.0 if intensity == "binding" else 0.0
         ),
     )
+
+
+def _given(splits: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Participant to "training", or to "validation" where no network learnt from the person."""
+    found: dict[str, str] = {}
+    for role, subset in (("validation", VALIDATION), ("train", TRAINING)):
+        for split in splits:
+            found |= {who: subset for who, has in split["roles"].items() if has == role}
+    return {who.removeprefix("sub-"): subset for who, subset in found.items()}
 
 
 def add_follow_up(
@@ -135,7 +155,9 @@ def add_follow_up(
     negative, positive = classes
     facts = {
         "PositiveClass": positive,
-        "Subsets": {part: int((measured.subset == part).sum()) for part in (TRAINING, TEST)},
+        "Subsets": {
+            part: int((measured.subset == part).sum()) for part in (TRAINING, VALIDATION, TEST)
+        },
         "Caution": NOT_NEW,
     }
     compared = compare(uptake, measured.positive, measured.subset)
@@ -157,7 +179,8 @@ def add_follow_up(
     what = {"Description": "Covariates by subset and class: analysis of variance, type III"}
     sheet.table(checked, facts | what, desc="balance")
     shown = _telling(compared)
-    sheet.figure(uptake_groups(people, compared, shown, classes), desc="uptake")
+    told = pd.concat([people[people["subset"] == part] for part in DRAWN])
+    sheet.figure(uptake_groups(told, compared, shown, classes), desc="uptake")
     drawn = uptake_scatter(people, related, shown, leading, classes)
     sheet.figure(drawn, desc="uptakeCorrelation")
 
@@ -167,7 +190,8 @@ def _said(what: str) -> dict[str, str]:
 
 
 def _telling(compared: pd.DataFrame) -> list[str]:
-    """The clusters that tell the classes apart best in the first subset."""
-    first = compared[compared["subset"] == compared["subset"].iloc[0]]
+    """The clusters that tell the classes apart best, in training people where there are any."""
+    training = compared[compared["subset"] == TRAINING]
+    first = training if len(training) else compared[compared["subset"] == TEST]
     order = (first["auc"] - 0.5).abs().sort_values(ascending=False, kind="stable").index
     return list(first.loc[order, "cluster"].head(SHOWN))

@@ -510,6 +510,7 @@ class _Plan:
                 exclude=asdict(study.exclude),
                 covariates=list(study.covariates),
                 intensity=study.intensity,
+                splits=self.folds,
                 min_cluster_mm3=study.statistics.min_cluster_mm3,
                 seed=study.seed,
                 **self._shared,

@@ -342,13 +342,20 @@ def _lesions(sidecars: list[dict[str, Any]], classes: list[str]) -> list[str]:
 
 
 def _clusters(table: pd.DataFrame) -> Table | None:
-    columns = ["region", "volume_mm3", "mean", "sd_repeats", "stability", "x_mm", "y_mm", "z_mm"]
+    shares = ["region", "share", "volume_mm3", "mean", "sd_repeats", "stability"]
+    columns = [*shares, "x_mm", "y_mm", "z_mm"]
     if table.empty or not set(columns) <= set(table):
         return None
     shown = table[columns].head(SHOWN_CLUSTERS)
     shown = shown.assign(region=shown["region"].fillna("–").astype(str).str.replace("_", " "))
-    titles = {"sd_repeats": "SD over trainings", "stability": "Above in each training, share"}
-    caption = f"The {len(shown)} largest of {len(table)} clusters; peaks in mm"
+    titles = {
+        "region": "Region with most of it",
+        "share": "Share in that region",
+        "sd_repeats": "SD over trainings",
+        "stability": "Above in each training, share",
+    }
+    caption = f"The {len(shown)} largest of {len(table)} clusters, which reach beyond the region "
+    caption += "that gives them their name; peaks in mm"
     return table_of(shown, caption, titles=titles)
 
 
@@ -363,8 +370,8 @@ def _follow_up(shelf: Shelf, files: list[Item]) -> list[Table]:
     """Uptake of the clusters: classes compared, correlation with binding, covariates."""
     wanted = {
         "uptake": (
-            "Uptake in the clusters, in training and test people apart; area under the ROC curve "
-            "of low uptake",
+            "Uptake in the clusters, in training, validation and test people apart; area under the "
+            "ROC curve of low uptake",
             ["cluster", "subset", "mean_positive", "mean_negative", "p", "auc", "auc_low"],
             ["auc_high"],
         ),

@@ -59,6 +59,7 @@ class AnalyseMethodInputSpec(_SharedInputSpec):
     exclude = traits.Dict({}, usedefault=True, desc="of pipelines.view.Mask; not clustered")
     covariates = traits.List(traits.Str, [], usedefault=True, desc="columns of the cohort")
     intensity = traits.Str("stored", usedefault=True, desc="scale of the images")
+    splits = traits.List(traits.Dict, [], usedefault=True, desc="who was trained on")
     seed = traits.Int(mandatory=True)
 
 
@@ -122,7 +123,8 @@ class AnalyseMethod(SimpleInterface):
         if clusters is not None and kind.measures is not None:
             cohort = read_cohort(given.cohort)
             measured = measured_people(
-                cohort, cache, people, kind, list(given.covariates), given.intensity
+                *(cohort, cache, people, kind, list(given.covariates), given.intensity),
+                splits=given.splits,
             )
             add_follow_up(sheet, *clusters, measured, classes, given.seed)
         return analytics.training_distances(sheet, means)

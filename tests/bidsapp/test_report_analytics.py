@@ -48,7 +48,8 @@ def derivatives(tmp_path):
         MostDistant=pair)  # fmt: skip
     clusters = {
         "index": [1, 2], "name": ["a", "b"], "region": ["Hippocampus_L", "n/a"],
-        "volume_mm3": [540.0, 27.0], "mean": [0.5, 0.4], "sd_repeats": [0.1, 0.1],
+        "share": [0.22, None], "volume_mm3": [540.0, 27.0], "mean": [0.5, 0.4],
+        "sd_repeats": [0.1, 0.1],
         "stability": [0.9, 0.6], "x_mm": [-24.0, 0], "y_mm": [-12.0, 0], "z_mm": [-18.0, 0],
     }  # fmt: skip
     stem = "method-occlusion_outcome-correct_contrast-ADMinusCN"
@@ -90,6 +91,8 @@ def test_numbers_are_said_with_their_intervals(derivatives):
     assert "from 1 to 4" in one.sentences[0]
     assert "sub-07 and sub-09" in one.sentences[1]
     assert len(one.clusters.rows) == 2
+    assert one.clusters.columns[:2] == ["Region with most of it", "Share in that region"]
+    assert [str(cell) for cell in one.clusters.rows[0][:2]] == ["Hippocampus L", "0.220"]
     assert len(one.pictures) == 4
     assert len(one.cluster_pictures) == 1
 
