@@ -1,19 +1,20 @@
-"""Programs that a step starts: they end with it, whatever ends it, and count as its own."""
+"""Programs that a step starts: they end with it, whatever ends it, and count as its own.
+
+Run as a script, this module makes its process end with its parent, and then becomes the program.
+"""
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 PROCESSES = Path("/proc")
 _PR_SET_PDEATHSIG = 1
-# Loaded here: between fork and exec, another thread's lock might never be released.
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def run_program(
@@ -24,11 +25,21 @@ def run_program(
     A worker that was killed (for memory, or with its run) can end nothing that it has started,
     which would go on computing for nobody. Call it from the main thread: the kernel takes the end
     of a thread for the end of the process.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such program.
     """
+    name, *arguments = map(str, command)
+    program = shutil.which(name)
+    if program is None:
+        raise FileNotFoundError(f"{name}: there is no such program on PATH")
+    # A process of its own asks the kernel: between fork and exec, threads of ITK or torch might
+    # hold a lock for ever, and a copy of a large process may not be granted.
     return subprocess.run(
-        list(map(str, command)),
+        [sys.executable, "-P", "-S", __file__, str(os.getpid()), program, *arguments],
         env=None if environment is None else dict(environment),
-        preexec_fn=partial(end_with, os.getpid()),
         capture_output=True,
         text=True,
         check=False,
@@ -37,9 +48,9 @@ def run_program(
 
 def end_with(parent: int) -> None:
     """Let the kernel kill this process as soon as ``parent``, which started it, ends."""
-    if _LIBC is None:
+    if sys.platform != "linux":
         return
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the kernel was asked
         os._exit(1)
 
@@ -63,3 +74,8 @@ def descendants(process: int) -> set[int]:
             found |= news
         return found
     return set()
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[1]))
+    os.execv(sys.argv[2], sys.argv[2:])
