@@ -405,13 +405,38 @@ def test_outer_planes_of_one_value_were_not_recorded():
     assert recorded_box(np.zeros((3, 3, 3))).all()
 
 
+def template_file(folder, data, affine):
+    path = folder / "own.nii.gz"
+    write_nifti(path, data, affine, template=True)
+    return str(path)
+
+
 def test_a_template_of_the_users_own_is_taken(coarse, tmp_path):
     _, anatomy = coarse
-    own = tmp_path / "own.nii.gz"
-    write_nifti(own, anatomy.brain * 2.0, anatomy.affine, template=True)
-    found = template_uptake(anatomy, str(own))
-    np.testing.assert_allclose(found, anatomy.brain * 2.0)
-    assert np.abs(template_uptake(anatomy, "") - found).max() > 1
+    built = template_uptake(anatomy, "")
+    own = template_file(tmp_path, built * 2, anatomy.affine)
+    np.testing.assert_allclose(template_uptake(anatomy, own), built * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("turned", "moved_mm", "kept", "sentence"),
+    [
+        ((1, 1, 1), 500.0, 99, "covers 0% of the brain in MNI space"),
+        ((1, 1, 1), 0.0, 17, r"covers \d\d% of the brain"),
+        ((-1, -1, 1), 0.0, 99, "does not look like FP-CIT in MNI space"),
+        ((1, -1, -1), 0.0, 99, "does not look like FP-CIT in MNI space"),
+    ],
+)
+def test_what_is_no_template_in_mni_space_is_refused(
+    coarse, tmp_path, turned, moved_mm, kept, sentence
+):
+    _, anatomy = coarse
+    affine = np.diag([*turned, 1.0]) @ anatomy.affine
+    affine[:3, 3] += moved_mm
+    uptake = template_uptake(anatomy, "")[:, :, :kept]
+    own = template_file(tmp_path, uptake, affine)
+    with pytest.raises(InputError, match=rf"--spect-template {own}: .*{sentence}"):
+        template_uptake(anatomy, own)
 
 
 # --- through the T1w image -----------------------------------------------------------------------
