@@ -161,9 +161,12 @@ def _spect(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     way = {
         "linear": f"Images were registered to {template} by an affine transform of ANTs "
         f"[@avants2011]{_version(versions, 'antspyx')}.",
-        "t1w": f"Images were registered rigidly to the person’s T1w image, and from there to "
-        f"{template} by an affine transform of ANTs [@avants2011]{_version(versions, 'antspyx')}.",
+        "t1w": "The person’s T1w image was registered to the T1w template by an affine transform "
+        f"of ANTs [@avants2011]{_version(versions, 'antspyx')}, by which {template} was carried to "
+        "the person; the SPECT image was registered rigidly to it. People without a T1w image were "
+        "registered to the FP-CIT template directly.",
     }
+    reference = _REFERENCES.get(str(own.get("reference")))
     percentile, putamen, caudate = (
         number(own[key]) if own.get(key) is not None else None
         for key in ("percentile", "putamen_ml", "caudate_ml")
@@ -171,9 +174,8 @@ def _spect(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     return _sentences(
         "123I-FP-CIT SPECT images were oriented to RAS+; negative voxels were set to zero.",
         way.get(str(table.get("registration"))),
-        f"Uptake was divided by the {percentile}th percentile of a reference region: the brain "
-        "without striata, thalamus, brain stem and ventricles [@nazari2021]."
-        if percentile
+        f"Uptake was divided by {_percentile(percentile)} of a reference region: {reference}."
+        if percentile and reference
         else None,
         "Specific binding ratios were those of the hottest "
         f"{putamen} ml of each putamen and {caudate} ml of each caudate nucleus, within generous "
@@ -187,6 +189,20 @@ def _spect(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     )
 
 
+def _percentile(value: str) -> str:
+    """The 75th percentile; the median."""
+    ending = {"1": "st", "2": "nd", "3": "rd"}
+    if value == "50":
+        return "the median"
+    teen = value in ("11", "12", "13")
+    return f"the {value}{'th' if teen else ending.get(value[-1], 'th')} percentile"
+
+
+_REFERENCES = {
+    "brain": "the brain without striata and what lies within 8 mm of them, thalamus, brain stem "
+    "and ventricles [@nazari2021]",
+    "occipital": "the occipital cortex of the AAL atlas [@tzourio2002]",
+}
 _BUILT = (
     "a symmetric FP-CIT template in MNI152NLin2009cAsym space, made of its T1w template "
     "[@fonov2009; @fonov2011] and the AAL atlas [@tzourio2002]"

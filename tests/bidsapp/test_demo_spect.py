@@ -17,6 +17,7 @@ from bidsapp.demo import cli, spect
 from bidsapp.settings import load_recipe
 from models.errors import InputError
 from models.networks import build
+from models.training.splits import split_people
 from pipelines.derivatives import read_table, write_table
 from pipelines.images import write_nifti
 
@@ -186,6 +187,16 @@ def test_the_published_settings(name, shape, epochs):
     assert recipe.preprocessing.mirror
     assert (recipe.preprocessing.mask.regions != ()) == (name == "pd-spect-nostriatum")
     assert recipe.attribution[0]["preset"] == "nazari2021"
+
+
+@pytest.mark.parametrize("name", ["pd-spect", "pd-spect-striatum", "pd-spect-nostriatum"])
+def test_the_publications_people_are_divided_as_published_and_alike_in_all_settings(name):
+    labels = {f"{i:04d}": i < 637 for i in range(1306)}  # 637 reduced, 669 normal
+    (split,) = split_people(labels, load_recipe(name).training.plan, seed=3)
+    sizes = {role: len(split.people(role)) for role in ("train", "validation", "test")}
+    assert sizes == {"train": 876, "validation": 130, "test": 300}
+    (full,) = split_people(labels, load_recipe("pd-spect").training.plan, seed=3)
+    assert split.roles == full.roles
 
 
 def test_the_narrow_network_of_the_demo():
