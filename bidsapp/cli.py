@@ -84,6 +84,9 @@ def _what(root: Parser) -> None:
     group.add_argument("--negative", metavar="V", help="its value for controls")
     group.add_argument("--covariates", metavar="COLUMN", nargs="*", help="for the statistics")
     group.add_argument(
+        "--template", type=Path, metavar="FILE", help="T1w brain to register to, on the way to MNI"
+    )
+    group.add_argument(
         "--spect-template", type=Path, metavar="FILE", help="FP-CIT template in MNI space"
     )
     group.add_argument("--atlas", metavar="NAME|FILE", help="regions (default: the recipe's)")
@@ -379,9 +382,11 @@ def _recipe(options: argparse.Namespace, source: str) -> Any:
         changes["input"] = {"modality": options.modality}
     if options.atlas:
         changes["regions"] = {"atlas": options.atlas}
+    if options.template:
+        changes["preprocessing"] = {"template": str(options.template.absolute())}
     if options.spect_template:
         spect = {"template": str(options.spect_template.absolute())}
-        changes["preprocessing"] = {"spect": spect}
+        changes.setdefault("preprocessing", {})["spect"] = spect
     if options.sloppy:
         changes.setdefault("preprocessing", {})["resolution_mm"] = 3.0
         changes["statistics"] = {"permutations": 100}

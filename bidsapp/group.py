@@ -11,6 +11,7 @@ from nipype.pipeline import engine as pe
 
 from bidsapp import anomaly
 from bidsapp.cohort import CohortTable
+from bidsapp.columns import write_columns
 from bidsapp.diary import Diary, tell
 from bidsapp.execution import execute
 from bidsapp.images import cohort_of, image_modality, image_options, quality_tables
@@ -18,8 +19,9 @@ from bidsapp.likeness import balanced_away, read_likeness
 from bidsapp.locks import locked
 from bidsapp.pages import write_group_pages, write_methods
 from bidsapp.settings import Recipe, Settings
-from bidsapp.study import atlas_name, deformations_of, limits_of, space_of, study_of
+from bidsapp.study import atlas_name, deformations_of, limits_of, space_of, study_of, ways_of
 from bidsapp.workdir import clean_model, nodes_dir, remove_leftovers
+from models.attribution import OF_TENSORS
 from models.errors import InputError
 from models.grids import MNI_ORIGIN_MM
 from models.harmonisation import confounding
@@ -30,7 +32,7 @@ from pipelines.detectors import judged_by
 from pipelines.group import init_group_wf
 from pipelines.harmonisation import check_sites, site_names
 from pipelines.images import percent_cut
-from pipelines.interfaces.networks import prediction_keys
+from pipelines.interfaces.networks import image_name, prediction_keys, read_cohort
 from pipelines.quality import flags_of_cut, write_group_quality
 from pipelines.stored_models import choose_model, stored_folds
 
@@ -56,8 +58,12 @@ def group(settings: Settings) -> bool:
     patients = cohort.rows.loc[cohort.rows["positive"], "participant_id"].drop_duplicates()
     table = settings.output_dir / "participants.tsv"
     settings.recipe.preprocessing.sides.check(table, patients)
-    for sentence in [*limits_of(settings.recipe), *_cut(settings, cohort)]:
+    ways = ways_of(settings, cohort.rows)
+    for sentence in [*limits_of(settings.recipe, ways), *_cut(settings, cohort)]:
         diary.warn(sentence)
+    for key in prediction_keys(cohort.rows):
+        if ways and key not in ways:
+            diary.warn(f"{image_name(*key)}: has no T1w image, so its maps stay out of the tests")
     divide = anomaly.divisions if settings.recipe.autoencoder else _splits
     splits = divide(settings, cohort, diary)
     for sentence in _sites(settings.recipe, cohort, splits):
@@ -143,6 +149,9 @@ def _run_group(
         quality_tables(settings),
         settings.recipe.preprocessing.registration,
     )
+    diktiometry = any(one["method"] in OF_TENSORS for one in settings.recipe.attribution)
+    if diktiometry and not diary.failures:
+        write_columns(settings.output_dir, name, settings.work_dir)
     diary.write(settings.output_dir / "logs/group.json")
     write_methods(settings, diary)
     write_group_pages(settings.output_dir, name)
@@ -156,8 +165,11 @@ def _basis(output_dir: Path, model: str) -> tuple[Any, ...]:
 def _group_workflow(
     settings: Settings, name: str, table: Path, splits: Sequence[Split], diary: Diary
 ) -> pe.Workflow:
-    study = study_of(settings, name, splits)
-    study = replace(study, deformations=deformations_of(settings, table, diary))
+    study = replace(
+        study_of(settings, name, splits),
+        deformations=deformations_of(settings, table, diary),
+        ways=ways_of(settings, read_cohort(table)),
+    )
     for sentence in study.starts.warnings if study.starts else ():
         diary.warn(sentence)
     card = study.card(settings.recipe.as_dict(), diary.versions, len(splits))

@@ -40,6 +40,7 @@ FITTING = (
     ("preprocessing", "resolution_mm"),
     ("preprocessing", "brain_extraction"),
     ("preprocessing", "denoise"),
+    ("preprocessing", "template"),
     ("preprocessing", "lesions"),
     ("preprocessing", "spect"),
     ("preprocessing", "dwi"),

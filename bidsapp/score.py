@@ -88,11 +88,11 @@ def score(dataset: Path, output: Path, model: str | None = None) -> dict[str, An
             raise InputError(f"{output} holds several models: choose by --model {'|'.join(found)}.")
         folder = dataset / TRUTH_FOLDER
         return _with_requirements(score_anomaly.score(folder, output, model or found[0]))
-    model = model or _only_model(output)
+    model = model or only_model(output)
     scores: dict[str, Any] = {
         "heatmaps": score_heatmaps(output, model, truth, positive),
         "statistics": _score_statistics(output, model, truth, positive),
-        "classifier": _classifier(output, model),
+        "classifier": classifier_of(output, model),
     }
     if not any(scores.values()):
         raise InputError(
@@ -103,8 +103,6 @@ def score(dataset: Path, output: Path, model: str | None = None) -> dict[str, An
 
 def requirements(scores: dict[str, Any]) -> tuple[Requirement, ...]:
     """Those of the kind of demo that was scored."""
-    if "diktiometryfa" in scores.get("heatmaps", {}):
-        return ()  # of what comes out of the demo of diffusion, see docs/dwi.md
     return ANOMALY_REQUIREMENTS if "maps" in scores else REQUIREMENTS
 
 
@@ -125,7 +123,7 @@ def truth_of(dataset: Path) -> tuple["nib.Nifti1Image", str]:
     return nib.Nifti1Image.from_filename(path), read_sidecar(path)["AffectedGroup"]
 
 
-def _only_model(output: Path) -> str:
+def only_model(output: Path) -> str:
     """Label of the model whose out-of-fold results the folder holds."""
     tables = (output / "group").glob("model-*_desc-oof_metrics.tsv")
     labels = sorted({_entities(table)["model"] for table in tables})
@@ -157,7 +155,7 @@ def score_heatmaps(
     if not maps:
         return {}
     brain = nib.Nifti1Image.from_filename(template())
-    untrained = _untrained_maps(output, model)
+    untrained = of_untrained(output, model)
     scores = {}
     for method, path in maps.items():
         trained = heatmap_measures(nib.Nifti1Image.from_filename(path), truth, brain)
@@ -173,7 +171,7 @@ def score_heatmaps(
     return scores
 
 
-def _untrained_maps(output: Path, model: str) -> dict[str, "nib.Nifti1Image"]:
+def of_untrained(output: Path, model: str) -> dict[str, "nib.Nifti1Image"]:
     """Mean maps of an untrained network; none, with the reason, where they cannot be made."""
     try:
         from pipelines.controls import untrained_maps
@@ -211,7 +209,7 @@ def _score_statistics(
     return scores
 
 
-def _classifier(output: Path, model: str) -> dict[str, float]:
+def classifier_of(output: Path, model: str) -> dict[str, float]:
     """Out-of-fold accuracy and area under the ROC curve, as the group level wrote them."""
     from pipelines.derivatives import read_table
 

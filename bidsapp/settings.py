@@ -30,6 +30,7 @@ T = TypeVar("T")
 SESSIONS = ("first", "last", "all")
 BRAIN_EXTRACTIONS = ("deepbet", "robex")
 LESIONS = ("keep", "fill", "fill_local")
+BY_TEMPLATE = ("T1w", "dwi")  # modalities that may go to MNI by a template of the user's
 UNREGISTERED = ("T1w", "dwi")  # modalities whose images may stay in the person's space
 
 
@@ -84,6 +85,7 @@ class Preprocessing:
     spect: Spect = field(default_factory=Spect)
     dwi: Diffusion = field(default_factory=Diffusion)
     sides: Sides = field(default_factory=Sides)
+    template: str = ""
 
     def __post_init__(self) -> None:
         _one_of("[preprocessing] lesions", self.lesions, LESIONS)
@@ -362,6 +364,11 @@ class Recipe:
             raise InputError(
                 f"[preprocessing] registration = 'none' is for {' and '.join(UNREGISTERED)}, not "
                 f"for {self.input.modality}: choose one of: nonlinear, linear"
+            )
+        if self.preprocessing.template and self.input.modality not in BY_TEMPLATE:
+            raise InputError(
+                f"[preprocessing] template is for {' and '.join(BY_TEMPLATE)}, not for "
+                f"{self.input.modality}: leave it out (SPECT has [preprocessing.spect] template)"
             )
         if self.preprocessing.lesions != "keep" and self.input.modality != "FLAIR":
             raise InputError(

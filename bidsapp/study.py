@@ -1,12 +1,14 @@
 """What a recipe asks of a cohort, less what cannot be known of its images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from bidsapp.diary import Diary
-from bidsapp.images import image_modality, image_options
+from bidsapp.images import image_modality, image_options, registered
 from bidsapp.settings import Recipe, Settings
 from models.attribution import OF_REGIONS
 from models.errors import InputError
@@ -18,7 +20,7 @@ from pipelines.baselines import BaselineOptions
 from pipelines.choices import JACOBIAN
 from pipelines.derivatives import OWN_SPACE, SPACE
 from pipelines.group import Study
-from pipelines.heatmaps import NO_COMMON_SPACE
+from pipelines.heatmaps import NO_ANALYTICS, NO_COMMON_SPACE
 from pipelines.interfaces.networks import image_name, prediction_keys, read_cohort
 from pipelines.preprocess import modality_of
 from pipelines.region_volumes import NOT_REGISTERED, Deformations, check_regions, measured_of
@@ -133,7 +135,23 @@ def deformations_of(settings: Settings, table: Path, diary: Diary) -> Deformatio
     return Deformations(files, asdict(full_grid(recipe.preprocessing.resolution_mm)))
 
 
-def limits_of(recipe: Recipe) -> list[str]:
+def ways_of(settings: Settings, rows: pd.DataFrame) -> dict[tuple[str, str], tuple[str, str]]:
+    """Image and transform of everybody whose maps can be taken to the template afterwards."""
+    kind = image_modality(settings)
+    if space_of(settings.recipe) == SPACE or kind.ways is None or not settings.recipe.attribution:
+        return {}
+    found = kind.ways(settings.output_dir, image_options(settings))
+    images = registered(settings)
+    return {
+        key: (str(images[key].absolute()), str(found[key].absolute()))
+        for key in prediction_keys(rows)
+        if key in found
+    }
+
+
+def limits_of(
+    recipe: Recipe, ways: Mapping[tuple[str, str], tuple[str, str]] | None = None
+) -> list[str]:
     """What the group level leaves out of images that were not registered."""
     if space_of(recipe) == SPACE:
         return []
@@ -143,7 +161,7 @@ def limits_of(recipe: Recipe) -> list[str]:
     if "svm_regions" in set(recipe.baselines.names) - set(fitted):
         names.append("baseline svm_regions")
     return [
-        f"not computed: {NO_COMMON_SPACE}",
+        f"not computed: {NO_ANALYTICS if ways else NO_COMMON_SPACE}",
         *(f"not computed: {name}, which needs an atlas that fits" for name in names),
         *[f"not computed: {NOT_REGISTERED}"] * bool(measured_of(recipe.regions.volumes)),
     ]

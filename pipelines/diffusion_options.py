@@ -10,6 +10,7 @@ MAPS = ("md", "fa", "sigma", "theta")
 CHOICES = {
     "fit": ("WLS", "OLS", "NLLS", "RESTORE"),
     "gibbs": ("auto", "mrtrix3", "dipy", "none"),
+    "motion": ("ants", "fsl"),
     "outliers": ("drop", "keep"),
     "coregistration": ("deformable", "rigid"),
     "reorientation": ("ppd", "finite_strain", "none"),
@@ -28,6 +29,8 @@ class Diffusion:
     gibbs : {"auto", "mrtrix3", "dipy", "none"}
         Who removes Gibbs rings; auto is MRtrix3 where it is on PATH, else dipy. The two differ:
         never mix them in one study.
+    motion : {"ants", "fsl"}
+        Who aligns the volumes: ANTs, or the user's own FSL (eddy, and topup with a pair).
     outliers : {"drop", "keep"}
         Whether volumes with damaged slices are left out of the fit.
     coregistration : {"deformable", "rigid"}
@@ -40,6 +43,7 @@ class Diffusion:
 
     fit: str = "WLS"
     gibbs: str = "auto"
+    motion: str = "ants"
     outliers: str = "drop"
     coregistration: str = "deformable"
     reorientation: str = "ppd"

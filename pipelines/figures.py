@@ -385,6 +385,86 @@ def plot_rows(
     return figure
 
 
+def plot_columns(
+    volume: Volume,
+    overlays: Mapping[str, Volume],
+    z_mm: Sequence[float],
+    *,
+    across: int = 2,
+    units: str = "",
+) -> Figure:
+    """Draw the same axial slices of several thresholded maps in columns beside each other.
+
+    Parameters
+    ----------
+    volume
+        Anatomy, (X, Y, Z) in any storage orientation.
+    overlays
+        Heading of each column, and its map, 0 where there is nothing, on any grid of the same
+        space.
+    z_mm
+        Height of each slice; the nearest voxel is taken.
+    across
+        Slices beside each other in a column.
+    units
+        What the colour bar measures.
+    """
+    brain = _canonical(volume)
+    values = {name: _onto(_canonical(one), brain) for name, one in overlays.items()}
+    sizes = [np.abs(one[one != 0]) for one in values.values()]
+    there = np.concatenate(sizes)
+    least = float(there.min()) if there.size else 1.0
+    high = overlay_limits(np.concatenate([there, -there]))[1]
+    colours = {name: _overlay(one, (-high, high), 0.5 * least) for name, one in values.items()}
+    view = _view(brain, None)
+    figure, columns, bar = _column_axes(brain, view, list(colours), len(z_mm), across)
+    heights = [int(np.rint(np.linalg.inv(brain.affine) @ [0, 0, z, 1])[2]) for z in z_mm]
+    for colour, cells in zip(colours.values(), columns, strict=True):
+        for axes, index in zip(cells, heights, strict=True):
+            _draw_slice(axes, brain, view, 2, index, colour)
+            _annotate(axes, brain, 2, index)
+    _draw_bar(bar, _Paint(-high, high, 0.5 * least), units, empty=not there.size)
+    return figure
+
+
+def _column_axes(
+    brain: _Brain, view: _View, headings: Sequence[str], slices: int, across: int
+) -> tuple[Figure, list[list[Axes]], Axes]:
+    """Lay out a block of axial slices below each heading, and a colour bar."""
+    box = [(one.stop - one.start) * edge for one, edge in zip(view.box, brain.voxel, strict=True)]
+    head, right, between, gap = 0.34, 0.95, 0.14, 0.04
+    count, rows = len(headings), -(-slices // across)
+    # With few columns, slices do not grow beyond what three columns would leave them.
+    room = _WIDTH - right - 0.05 - between * (max(count, 3) - 1)
+    wide = room / (max(count, 3) * across)
+    high = wide * box[1] / box[0]
+    total = head + rows * high + 0.05
+    broad = 0.05 + count * across * wide + between * (count - 1) + right
+    figure, columns = Figure(figsize=(broad, total), dpi=100, facecolor="black"), []
+    for k, heading in enumerate(headings):
+        left = 0.05 + k * (across * wide + between)
+        text: dict[str, Any] = {"color": "white", "va": "center", "size": 11}
+        figure.text((left + 0.05) / broad, 1 - head / 2 / total, heading, **text)
+        columns.append(
+            [
+                figure.add_axes(
+                    (
+                        (left + wide * (n % across)) / broad,
+                        (total - head - high * (n // across + 1)) / total,
+                        (wide - gap) / broad,
+                        (high - gap) / total,
+                    )
+                )
+                for n in range(slices)
+            ]
+        )
+    for axes in (one for cells in columns for one in cells):
+        axes.set_axis_off()
+    tall = min(2.2, 0.6 * total)
+    place = (broad - 0.82) / broad, (total - tall) / 2 / total, 0.13 / broad, tall / total
+    return figure, columns, figure.add_axes(place)
+
+
 def _row_axes(
     brain: _Brain, view: _View, headings: Sequence[str], n_slices: int
 ) -> tuple[Figure, list[list[Axes]], Axes]:

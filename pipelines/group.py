@@ -15,10 +15,11 @@ from pipelines.baselines import BaselineOptions
 from pipelines.derivatives import SPACE
 from pipelines.explain import in_list
 from pipelines.harmonisation import HarmonisationOptions
-from pipelines.heatmaps import NO_COMMON_SPACE
+from pipelines.heatmaps import NO_ANALYTICS, NO_COMMON_SPACE
 from pipelines.interfaces.analytics import AnalyseMethod, CompareMethods
 from pipelines.interfaces.attribution import ExplainFold
 from pipelines.interfaces.baselines import BaselineFeatures, BaselineFold, Baselines
+from pipelines.interfaces.carried import CarryMaps, GatherMaps
 from pipelines.interfaces.harmonisation import HarmoniseFold
 from pipelines.interfaces.lesions import AnalyseLesions, CompareTransfer
 from pipelines.interfaces.networks import PackVolumes, Predictions, TrainFold
@@ -79,6 +80,9 @@ class Study:
     space : str
         BIDS label of the space of the images. Where it is not the template's, a voxel is another
         place in every brain: there are no tables of regions, no means and no tests.
+    ways : mapping
+        (participant, session) to (image, transform from the template) of images that were not
+        registered, where their maps can be taken there; then there are means and tests after all.
     baselines : BaselineOptions
         Simple classifiers beside the network; none without names.
     site : str
@@ -106,6 +110,7 @@ class Study:
     threshold: float | str = 0.5
     starts: Starts | None = None
     space: str = SPACE
+    ways: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
     baselines: BaselineOptions = field(default_factory=lambda: BaselineOptions(names=()))
     site: str = ""
@@ -119,6 +124,17 @@ class Study:
         """Whether voxels correspond between people."""
         return self.space == SPACE
 
+    @property
+    def comparable(self) -> bool:
+        """Whether maps are in one space, at once or in the end."""
+        return self.registered or bool(self.ways and self.attributions)
+
+    @property
+    def _limits(self) -> list[str]:
+        if self.registered:
+            return []
+        return [NO_ANALYTICS if self.comparable else NO_COMMON_SPACE]
+
     def card(self, recipe: Mapping[str, Any], versions: Mapping[str, str], folds: int) -> dict:
         """The model card without its results."""
         network, recipe = dict(self.network), dict(recipe)
@@ -131,7 +147,7 @@ class Study:
             "Grid": dict(self.grid),
             "Modality": self.modality,
             "Space": self.space,
-            "NotComputed": [] if self.registered else [NO_COMMON_SPACE],
+            "NotComputed": self._limits,
             "Intensity": self.intensity,
             "View": self.view.as_dict(),
             "Network": network,
@@ -210,7 +226,10 @@ def init_group_wf(
             (
                 train,
                 predict,
-                [("scores", "scores"), ("history", "histories"), ("weights", "weights")],
+                [
+                    *[("scores", "scores"), ("seen", "seen")],
+                    *[("history", "histories"), ("weights", "weights")],
+                ],
             ),
             (train, gather, [("products", "in1")]),
             (predict, gather, [("products", "in3" if harmonise else "in2")]),
@@ -292,11 +311,15 @@ def init_group_wf(
                 *[(tabulate, node, [("joined", "measured")]) for node in told],
             ]
         )
-    if study.statistics.maps and study.registered:
+    if study.attributions and study.ways:
+        plan.carried(workflow, stacks, card["Versions"])
+    carried = workflow.get_node("gather_maps")
+    if study.statistics.maps and study.comparable:
+        people = (carried, test, [("people", "people"), ("brain", "brain")])
         workflow.connect(
             [
                 (pack, test, cached),
-                (predict, test, [("table", "people")]),
+                people if carried else (predict, test, [("table", "people")]),
                 (stacks, test, [("chosen", "stack")]),
                 (test, save_tests, [("products", "products")]),
             ]
@@ -568,6 +591,59 @@ class _Plan:
                     (node, save, [("products", "products")]),
                 ]
             )
+
+    def carried(self, workflow: pe.Workflow, stacks: pe.Node, versions: Mapping[str, str]) -> None:
+        """Take the maps of images that were not registered to the template, person by person."""
+        study = self.study
+        attributions = [dict(one) for one in study.attributions]
+        names = [one["name"] for one in attributions]
+        own = [name for name in study.statistics.maps if name not in names]
+        ways = list(study.ways.values())
+        carry = pe.MapNode(
+            CarryMaps(names=names, maps=own, modality=study.modality),
+            iterfield=["participant", "session", "image", "transform"],
+            name="carry_maps",
+            mem_gb=1.5,
+        )
+        gather = pe.Node(
+            GatherMaps(
+                attributions=attributions,
+                maps=own,
+                grid=dict(study.grid),
+                classes=list(study.classes),
+                model=study.model,
+                modality=study.modality,
+                atlas=study.atlas,
+                ipsilateral=study.view.mirror,
+            ),
+            name="gather_maps",
+            mem_gb=2,
+        )
+        for node, plural in ((carry, ""), (gather, "s")):
+            setattr(node.inputs, f"participant{plural}", [one for one, _ in study.ways])
+            setattr(node.inputs, f"session{plural}", [one for _, one in study.ways])
+        carry.inputs.image = [image for image, _ in ways]
+        carry.inputs.transform = [transform for _, transform in ways]
+        save = pe.Node(
+            SaveProducts(output_dir=str(self.output_dir), common={"SoftwareVersions": versions}),
+            name="save_carried",
+            overwrite=True,
+        )
+        pack, predict, summarise = (
+            workflow.get_node(name) for name in ("pack", "predict", "summarise")
+        )
+        stacks.inputs.names = [*names, *own]
+        workflow.connect(
+            [
+                (pack, carry, [("cache", "cache"), ("content_hash", "content_hash")]),
+                (predict, carry, [("table", "predictions")]),
+                (predict, gather, [("table", "predictions")]),
+                (summarise, carry, [("stack", "stacks")]),
+                (carry, gather, [("out_file", "files")]),
+                (gather, save, [("products", "products")]),
+                (gather, stacks, [("stacks", "stacks")]),
+            ]
+        )
 
     def volumes(self, deformations: Deformations) -> tuple[pe.MapNode, pe.Node]:
         """Volumes of the regions of each image, then of everybody in one table."""

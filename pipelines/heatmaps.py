@@ -34,6 +34,11 @@ NO_COMMON_SPACE = (
     "or 'nonlinear' for them."
 )
 
+NO_ANALYTICS = (
+    "analytics of regions and trainings: the images were not registered; mean heatmaps, tables of "
+    "regions and tests are of maps that were taken to the template afterwards."
+)
+
 MIRRORED_BACK = "the network saw the image mirrored; the map is mirrored back, so left is left"
 
 # path below the output folder -> {"file": finished file, "sidecar": dict or None}

@@ -102,3 +102,32 @@ def measured(
         "repeats": per_repeat(single),
         "calibration": curve,
     }
+
+
+def subsets(tested: pd.DataFrame, seen: pd.DataFrame, positive: str) -> pd.DataFrame:
+    """The ensemble on images that its networks were trained on, beside those they had not seen.
+
+    As in table 2 of Estudillo-Romero et al. 2022. An image's probability is the mean over the
+    networks of the subset: those that were trained on it, or those that tested it.
+
+    Parameters
+    ----------
+    tested, seen : DataFrame
+        Rows of :func:`pooled`, one per image.
+    positive : str
+
+    Returns
+    -------
+    DataFrame
+        metric, training, testing, training_images, testing_images; first the four counts of the
+        confusion matrix.
+    """
+    columns = {}
+    for name, table in (("training", seen), ("testing", tested)):
+        truth = (table["label"] == positive).to_numpy()
+        chance, level = (table[one].to_numpy(float) for one in ("probability", "threshold"))
+        metrics = classification_metrics(truth, chance, level, LEVEL).set_index("metric")["value"]
+        counts = table["outcome"].value_counts().reindex(["TP", "FN", "TN", "FP"], fill_value=0)
+        columns[name] = pd.concat([counts.astype(float), metrics])
+    found = pd.DataFrame(columns).rename_axis("metric").reset_index()
+    return found.assign(training_images=len(seen), testing_images=len(tested))

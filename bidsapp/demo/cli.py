@@ -30,7 +30,11 @@ MODALITIES = {
     "spect": ("bidsapp.demo.spect", 0),
 }
 # Modality in the truth -> the module that scores its demo; of the others `bidsapp.score` does.
-SCORES = {"FLAIR": "bidsapp.score_flair", "spect": "bidsapp.score_spect"}
+SCORES = {
+    "FLAIR": "bidsapp.score_flair",
+    "dwi": "bidsapp.score_dwi",
+    "spect": "bidsapp.score_spect",
+}
 UNUSABLE = 64  # exit code: command line or folder unusable, nothing done
 
 
@@ -97,7 +101,7 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         "spect: 48, dwi: 20)",
     )
     parser.add_argument(
-        "--resolution", type=_millimetres, metavar="MM", help="voxel edge (3; spect, dwi: 4)"
+        "--resolution", type=_millimetres, metavar="MM", help="voxel edge (3; spect: 4, dwi: 5)"
     )
     parser.add_argument(
         "--effect",

@@ -10,6 +10,7 @@ from bidsapp.demo.people import SEX, SIDE, SITE, SITES, Person, acquisition, per
 from bidsapp.score import TRUTH_FOLDER, TRUTH_NAME
 
 if TYPE_CHECKING:
+    import nibabel as nib
     import numpy as np
 
     from models.diffusion_phantom import Change
@@ -45,8 +46,8 @@ README = """\
 Synthetic heads, no human data: every scan is a warp of one brain template
 (ICBM 152 Nonlinear Asymmetric 2009c, (c) 1993-2009 Louis Collins, McConnell Brain Imaging
 Centre, Montreal Neurological Institute, McGill University) inside a made-up skull and scalp, with
-invented fibres. {participants} people with a T1w image and a diffusion series of one b0 and
-{directions} directions at b = {b_value:g} s/mm2, {voxel:g} mm voxels, seed {seed}.
+invented fibres. {participants} people with a T1w image, its skull taken off, and a diffusion series
+of one b0 and {directions} directions at b = {b_value:g} s/mm2, {voxel:g} mm voxels, seed {seed}.
 
 Patients ({patient}) differ from controls ({control}) in two things:
 
@@ -81,7 +82,7 @@ def make(
     target: Path,
     *,
     participants: int = 20,
-    resolution: float = 4.0,
+    resolution: float = 5.0,
     effect: float = 1.0,
     seed: int = 0,
     force: bool = False,
@@ -196,10 +197,23 @@ def _write_person(
     stem = str(target / raw).removesuffix(".nii.gz")
     write_fsl(table, scan.image.affine, Path(f"{stem}.bval"), Path(f"{stem}.bvec"))
     t1w = simulate(model, own, patient=False, session=2, **shared)
-    write_image(target / relative_path("T1w", ".nii.gz", ids), t1w.image, acquisition(who))
+    bare = without_skull(t1w.image, t1w.brain)
+    write_image(target / relative_path("T1w", ".nii.gz", ids), bare, acquisition(who))
     brain = {"Description": "The simulated brain", "Type": "Brain", "Sources": [f"bids:raw:{raw}"]}
     mask = relative_path("mask", ".nii.gz", {**ids, "desc": "brain"}, datatype="dwi")
     write_image(target / TRUTH_FOLDER / mask, scan.brain, brain)
+
+
+def without_skull(image: "nib.Nifti1Image", brain: "nib.Nifti1Image") -> "nib.Nifti1Image":
+    """An image that is 0 outside the brain: extraction, which other demos show, takes seconds."""
+    import nibabel as nib
+    import numpy as np
+
+    data = np.asarray(image.dataobj)
+    inside = np.asarray(brain.dataobj) > 0
+    bare = nib.Nifti1Image(np.where(inside, data, 0).astype(data.dtype), image.affine)
+    bare.header.set_xyzt_units("mm")
+    return bare
 
 
 def _write_truth(target: Path, model: "HeadModel", places: Places) -> None:
@@ -223,6 +237,7 @@ def _write_truth(target: Path, model: "HeadModel", places: Places) -> None:
                 if "diffusivity" in words
                 else f"White matter where {words}",
                 "Type": "ROI",
+                "Modality": "dwi",
                 "AffectedGroup": PATIENT,
             },
         )

@@ -20,6 +20,11 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "2003;20:870–888.",
         _DOI + "10.1016/S1053-8119(03)00336-7",
     ),
+    "andersson2016": (
+        "Andersson JLR, Sotiropoulos SN. An integrated approach to correction for off-resonance "
+        "effects and subject movement in diffusion MR imaging. NeuroImage 2016;125:1063–1078.",
+        _DOI + "10.1016/j.neuroimage.2015.10.019",
+    ),
     "arsigny2006": (
         "Arsigny V, Fillard P, Pennec X, Ayache N. Log-Euclidean metrics for fast and simple "
         "calculus on diffusion tensors. Magnetic Resonance in Medicine 2006;56:411–421.",

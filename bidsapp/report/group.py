@@ -11,6 +11,7 @@ from bidsapp.report import (
     analytics,
     anomaly,
     cohort,
+    columns,
     heatmaps,
     notes,
     performance,
@@ -122,6 +123,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         registrations=cohort.registrations_table(qc),
         division=division(shelf, chosen, everybody, classes, setting) if chosen else None,
         metrics=performance.metrics_table(found, level),
+        subsets=performance.subsets_table(_subsets(shelf, chosen)),
         repeats=performance.repeats_table(_table(shelf, chosen, "metrics"), level),
         spread=performance.spread(_table(shelf, chosen, "repeats")),
         confusion=performance.confusion_table(_table(shelf, chosen, "confusion")),
@@ -131,6 +133,7 @@ def group_page(output_dir: Path, model: str | None = None) -> Path:
         heatmaps=maps,
         analytics=analysed,
         tests=tests,
+        columns=columns.beside_traditional(shelf, chosen, figures) if chosen else [],
         others=_others(shelf, figures),
         notes=_notes(shelf, log, current),
         troubles=shelf.troubles,
@@ -157,6 +160,10 @@ def _models(shelf: Shelf) -> list[str]:
 
 def _table(shelf: Shelf, model: str | None, suffix: str) -> pd.DataFrame:
     return shelf.table(shelf.root / "group" / f"model-{model}_desc-oof_{suffix}.tsv")
+
+
+def _subsets(shelf: Shelf, model: str | None) -> pd.DataFrame:
+    return shelf.table(shelf.root / "group" / f"model-{model}_desc-subsets_metrics.tsv")
 
 
 def _level(shelf: Shelf, model: str | None) -> str:
@@ -286,7 +293,7 @@ def _others(shelf: Shelf, figures: list[Item]) -> list[Picture]:
     rest = []
     for one in figures:
         kind = _chart_kind(one)
-        if one["method"] or one["contrast"]:
+        if one["method"] or one["contrast"] or columns.is_column(one):
             continue
         if kind and kind not in taken:
             taken.add(kind)

@@ -278,6 +278,11 @@ def _registration(table: Mapping[str, Any]) -> str | None:
     voxel = table.get("resolution_mm")
     resampled = f"resampled to {number(voxel)} mm where a voxel edge differed, and " * bool(voxel)
     template = "the MNI152NLin2009cAsym template [@fonov2009; @fonov2011]"
+    if table.get("template"):
+        template = (
+            "a template of the study’s own, which had itself been registered nonlinearly (SyN) to "
+            f"{template}, so that results lie there,"
+        )
     return {
         "nonlinear": f"Brains were registered to {template} with ANTs [@avants2011]: an affine "
         "transform, then a symmetric diffeomorphic one (SyN) [@avants2008].",

@@ -16,6 +16,17 @@ _RINGS = {
     "[@tournier2019].",
     "dipy": "Gibbs rings were removed by sub-voxel shifts [@kellner2016] with DIPY.",
 }
+_MOTION = {
+    "ants": "Weighted volumes were registered to their mean, and this and other b0s to the first "
+    "b0, by mutual information with ANTs [@avants2011]{antspyx}: rigidly, weighted volumes then by "
+    "an affine transform along the phase-encoding axis for eddy currents. Gradient directions were "
+    "turned with the head. Where an image of opposite phase encoding was there, both were deformed "
+    "along that axis to their middle [@andersson2003] by SyN [@avants2008]. All of it was applied "
+    "in one interpolation by cubic B-splines.",
+    "fsl": "Head motion and eddy currents were corrected, and gradient directions turned, by eddy "
+    "of FSL [@andersson2016]; where an image of opposite phase encoding was there, with the "
+    "susceptibility field that topup found [@andersson2003].",
+}
 _TURNED = {
     "ppd": "preservation of principal direction",
     "finite_strain": "finite strain",
@@ -38,13 +49,7 @@ def series(table: Mapping[str, Any], antspyx: str, dipy: str) -> str:
         "Diffusion-weighted series were oriented to RAS+ and denoised by Marchenko-Pastur "
         f"principal components [@veraart2016] with DIPY [@garyfallidis2014]{dipy}.",
         _RINGS.get(own.get("gibbs", "auto"), ""),
-        "Weighted volumes were registered to their mean, and this and other b0s to the first b0, "
-        "by mutual information with ANTs "
-        f"[@avants2011]{antspyx}: rigidly, weighted volumes then by an affine transform along the "
-        "phase-encoding axis for eddy currents. Gradient directions were turned with the "
-        "head. Where an image of opposite phase encoding was there, both were deformed along that "
-        "axis to their middle [@andersson2003] by SyN [@avants2008]. All of it was applied in one "
-        "interpolation by cubic B-splines.",
+        _MOTION[own.get("motion", "ants")].format(antspyx=antspyx),
         "The brain was found in the b0 by median Otsu, and its bias field (N4) [@tustison2010] was "
         "divided out of every volume.",
         _outliers(own),

@@ -41,6 +41,7 @@ class Measure:
         return _written(self.name, value)
 
 
+SUBSETS = ("training", "testing")
 # Shares of people, written as percentages; what else there is are numbers.
 SHARES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
 
@@ -221,3 +222,25 @@ def confusion_table(table: pd.DataFrame) -> Table | None:
         [wording.number(cell) for cell in row] for row in table.itertuples(index=False, name=None)
     ]
     return Table("Confusion matrix", columns, rows, [False, *(True for _ in columns[1:])])
+
+
+def subsets_table(table: pd.DataFrame) -> Table | None:
+    """The ensemble on images that its networks were trained on, and on those they had not seen."""
+    if table.empty or not {"metric", "training", "testing"} <= set(table):
+        return None
+    known = table.dropna(subset=["training", "testing"])
+    rows = [
+        [
+            wording.METRICS.get(row.metric, wording.heading(row.metric)),
+            _cell(row.metric, row.training),
+            _cell(row.metric, row.testing),
+        ]
+        for row in known.itertuples()
+    ]
+    images = [wording.count(int(table[f"{one}_images"].iloc[0]), "image") for one in SUBSETS]
+    return Table(
+        "Ensemble on training and test images",
+        ["", *(f"{one.capitalize()} ({n})" for one, n in zip(SUBSETS, images, strict=True))],
+        rows,
+        [False, True, True],
+    )

@@ -9,13 +9,16 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
 from pipelines.images import read_nifti, write_nifti
+from pipelines.transforms import chained
 
 N4_SHRINK, N4_FEWEST_VOXELS = 4, 8
 TRANSFORMS = {"linear": "Affine", "nonlinear": "SyN"}
+BY_OWN = " to the template given, and from there by its SyN to MNI"
 
 
 def deterministic_ants(seed: int) -> Any:
@@ -67,6 +70,9 @@ class RegisterInputSpec(BaseInterfaceInputSpec):
     template = File(exists=True, mandatory=True, desc="template brain, its grid is the result's")
     how = traits.Enum("nonlinear", "linear", usedefault=True)
     seed = traits.Int(1, usedefault=True)
+    own_template = File(exists=True, desc="another brain to go by")
+    mni_to_own = File(exists=True, desc="transform of points of the template to it")
+    own_to_mni = File(exists=True, desc="its inverse")
 
 
 class RegisterOutputSpec(TraitedSpec):
@@ -78,7 +84,10 @@ class RegisterOutputSpec(TraitedSpec):
 
 
 class Register(SimpleInterface):
-    """Affine, or affine and SyN (Avants et al. 2008), of the brain to the template brain."""
+    """Affine, or affine and SyN (Avants et al. 2008), of the brain to the template brain.
+
+    By another brain where one is given: to that, and by its transform to the template.
+    """
 
     input_spec = RegisterInputSpec
     output_spec = RegisterOutputSpec
@@ -89,14 +98,16 @@ class Register(SimpleInterface):
         template = ants.image_read(self.inputs.template)
         mask = ants.image_read(self.inputs.mask)
         brain = ants.image_read(self.inputs.in_file) * mask
+        own = self.inputs.own_template
         found = ants.registration(
-            template,
+            ants.image_read(own) if isdefined(own) else template,
             brain,
             type_of_transform=TRANSFORMS[self.inputs.how],
             outprefix=str(cwd / "to_template_"),
             write_composite_transform=True,
         )
-        transform = [found["fwdtransforms"]]
+        to_template, to_native = self._chained(found["fwdtransforms"], found["invtransforms"], cwd)
+        transform = [to_template]
         warped = ants.apply_transforms(template, brain, transform, interpolator="linear")
         warped_mask = ants.apply_transforms(
             template, mask, transform, interpolator="nearestNeighbor"
@@ -109,12 +120,21 @@ class Register(SimpleInterface):
         self._results |= {
             "out_file": str(cwd / "registered.nii.gz"),
             "out_mask": str(cwd / "registered_mask.nii.gz"),
-            "to_template": found["fwdtransforms"],
-            "to_native": found["invtransforms"],
+            "to_template": to_template,
+            "to_native": to_native,
             "meta": {
-                "Registration": f"ANTs {TRANSFORMS[self.inputs.how]}",
+                "Registration": f"ANTs {TRANSFORMS[self.inputs.how]}" + BY_OWN * isdefined(own),
                 "Interpolation": "linear (mask: nearest neighbour)",
                 "Determinism": "bitwise on the same machine (one ITK thread, fixed seed)",
             },
         }
         return runtime
+
+    def _chained(self, there: str, back: str, cwd: Path) -> tuple[str, str]:
+        """The way to the template and back, by the other brain where there is one."""
+        given = self.inputs
+        if not isdefined(given.own_template):
+            return there, back
+        to_template = chained([given.mni_to_own, there], cwd / "to_template.h5")
+        to_native = chained([back, given.own_to_mni], cwd / "to_native.h5")
+        return str(to_template), str(to_native)

@@ -28,6 +28,10 @@ from pipelines.tensors import carried, describe_fit, write_tensor
 
 COARSE_MM = 2.0  # at which b0 and T1w are registered: a b0 has no finer detail
 SKEW_DEGREES = 15.0  # beyond, the phase encoding is no axis of the T1w image's world
+ALONE = (
+    "there is no T1w image: the b0 was registered to the template directly, and its own brain mask "
+    "was used"
+)
 LEAST_WHITE_FA, LEAST_WHITE_MD, MOST_WHITE_MD = 0.2, 0.5e-3, 1.1e-3
 
 
@@ -127,7 +131,8 @@ class DwiToTemplateInputSpec(BaseInterfaceInputSpec):
 
 
 class DwiToTemplateOutputSpec(TraitedSpec):
-    to_template = File(exists=True, desc="composite transform, template points to b0 points")
+    to_t1w = File(exists=True, desc="composite transform, points of the T1w template to the b0's")
+    meta = traits.Dict
 
 
 class DwiToTemplate(SimpleInterface):
@@ -146,7 +151,10 @@ class DwiToTemplate(SimpleInterface):
             outprefix=str(Path(runtime.cwd) / "to_template_"),
             write_composite_transform=True,
         )
-        self._results["to_template"] = found["fwdtransforms"]
+        self._results |= {
+            "to_t1w": found["fwdtransforms"],
+            "meta": {"Warnings": [ALONE], "Coregistration": "none: no T1w image"},
+        }
         return runtime
 
 

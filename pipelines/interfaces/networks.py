@@ -166,6 +166,7 @@ class TrainFoldOutputSpec(TraitedSpec):
     weights = File(exists=True)
     history = File(exists=True, desc="one row per epoch")
     scores = File(exists=True, desc="scores of the test images")
+    seen = File(exists=True, desc="scores of the images that it was trained on")
     products = traits.Dict(desc="weights, split, history, table of images, network of a user")
 
 
@@ -211,11 +212,12 @@ class TrainFold(SimpleInterface):
             self._train(files, split, this)
         write_split(split, files["split"])
         cohort, cache = read_cohort(self.inputs.cohort), open_cache(Path(self.inputs.cache))
-        scores = self._scores(files["weights"], cohort, cache, split)
-        write_table(cwd / "scores.tsv", scores)
+        tables = self._scores(files["weights"], cohort, cache, split)
+        for name, table in tables.items():
+            write_table(cwd / f"{name}.tsv", table)
         self._results["weights"] = str(files["weights"])
         self._results["history"] = str(files["history"])
-        self._results["scores"] = str(cwd / "scores.tsv")
+        self._results |= {name: str(cwd / f"{name}.tsv") for name in tables}
         files |= self._shared(cwd, cache, paths)
         self._results["products"] = {
             path: {"file": str(files[name]), "sidecar": None} for name, path in paths.items()
@@ -371,8 +373,10 @@ class TrainFold(SimpleInterface):
             write_table(Path(history), pd.DataFrame(rows))
             save_weights(network, Path(weights), this, table)
 
-    def _scores(self, weights: Path, cohort: pd.DataFrame, cache: Any, split: Any) -> pd.DataFrame:
-        """Scores of the test images, and the threshold that the validation people chose."""
+    def _scores(
+        self, weights: Path, cohort: pd.DataFrame, cache: Any, split: Any
+    ) -> dict[str, pd.DataFrame]:
+        """Scores of the test and training images, with the threshold of the validation people."""
         from models.training.evaluation import predict
         from models.training.objective import log_odds, probability
         from pipelines.stored_models import trained_network
@@ -380,26 +384,29 @@ class TrainFold(SimpleInterface):
         network = trained_network(weights, self.inputs.network, cache.grid)
         network.to(self.inputs.device)
         images, sides = self._seen(cache, cohort), sides_of(cohort, split)
-        scores, validation = (
-            predict(network, images, sides[side], device=self.inputs.device)
-            for side in ("test", "validation")
-        )
-        chosen = cohort.iloc[sides["test"]]
+        scores = {
+            side: predict(network, images, sides[side], device=self.inputs.device)
+            for side in ("test", "train", "validation")
+        }
         positive = cohort["positive"].to_numpy(bool)[sides["validation"]]
-        return pd.DataFrame(
-            {
-                "participant_id": chosen["participant_id"],
-                "session_id": chosen["session_id"],
-                "repeat": split.repeat,
-                "fold": split.fold,
-                "division": split.division,
-                "number": split.number,
-                "n_train": len(split.people("train")),
-                "score": log_odds(scores).numpy(),
-                "probability": probability(scores).numpy(),
-                "threshold": self._threshold(positive, probability(validation).numpy()),
-            }
-        )
+        threshold = self._threshold(positive, probability(scores["validation"]).numpy())
+        return {
+            name: pd.DataFrame(
+                {
+                    "participant_id": cohort["participant_id"].iloc[sides[side]],
+                    "session_id": cohort["session_id"].iloc[sides[side]],
+                    "repeat": split.repeat,
+                    "fold": split.fold,
+                    "division": split.division,
+                    "number": split.number,
+                    "n_train": len(split.people("train")),
+                    "score": log_odds(scores[side]).numpy(),
+                    "probability": probability(scores[side]).numpy(),
+                    "threshold": threshold,
+                }
+            )
+            for name, side in (("scores", "test"), ("seen", "train"))
+        }
 
     def _threshold(self, positive: np.ndarray, chance: np.ndarray) -> float:
         from models.training.thresholds import best_threshold
@@ -418,6 +425,7 @@ def _flat(summary: dict[str, Any]) -> dict[str, Any]:
 class PredictionsInputSpec(BaseInterfaceInputSpec):
     cohort = File(exists=True, mandatory=True)
     scores = traits.List(File(exists=True), mandatory=True, desc="of every fold")
+    seen = traits.List(File(exists=True), desc="of every fold, of the images it was trained on")
     histories = traits.List(File(exists=True), mandatory=True, desc="of every fold")
     weights = traits.List(File(exists=True), mandatory=True, desc="of every fold")
     content_hash = traits.Str(mandatory=True, desc="of the packed images")
@@ -443,7 +451,7 @@ class Predictions(SimpleInterface):
         from pipelines.stored_models import made_by, model_file
 
         cwd, model = Path(runtime.cwd), self.inputs.model
-        cohort, scores = read_cohort(self.inputs.cohort), self._scores()
+        cohort, scores = read_cohort(self.inputs.cohort), self._scores(self.inputs.scores)
         table = performance.pooled(scores, cohort, self.inputs.classes)
         people = table.drop_duplicates("participant_id")  # one image per person is judged
         tables = performance.measured(people, scores, cohort, self.inputs.classes[1])
@@ -472,6 +480,8 @@ class Predictions(SimpleInterface):
                     **({"Columns": performance.COLUMNS} if name == "metrics" else {}),
                 },
             }
+        if isdefined(self.inputs.seen) and self.inputs.seen:
+            products |= self._subsets(cwd, table, cohort)
         card = self.inputs.card | {
             "ImagesSHA256": self.inputs.content_hash,
             "FoldFingerprints": [made_by(Path(weights)) for weights in self.inputs.weights],
@@ -502,6 +512,18 @@ class Predictions(SimpleInterface):
         self._results["products"] = products
         return runtime
 
+    def _subsets(self, cwd: Path, table: pd.DataFrame, cohort: pd.DataFrame) -> Products:
+        """The ensemble on training images, beside test images."""
+        from pipelines import performance
+
+        given = self.inputs
+        seen = performance.pooled(self._scores(given.seen), cohort, given.classes)
+        path = f"group/model-{given.model}_desc-subsets_metrics.tsv"
+        write_table(cwd / Path(path).name, performance.subsets(table, seen, given.classes[1]))
+        said = "Mean probability over the networks that were trained on an image, or tested it"
+        sidecar = {"Description": said, "PositiveClass": given.classes[1]}
+        return {path: {"file": str(cwd / Path(path).name), "sidecar": sidecar}}
+
     def _trainings(self) -> list[dict[str, Any]]:
         """What each fold took until it stopped, and which epoch it kept."""
         from models.training.history import summary
@@ -513,9 +535,9 @@ class Predictions(SimpleInterface):
             found.append({"Fold": number, **summary(history, epochs)})
         return found
 
-    def _scores(self) -> pd.DataFrame:
+    def _scores(self, files: list[str]) -> pd.DataFrame:
         """Scores of all folds, in one table."""
-        every = pd.concat([read_table(Path(path)) for path in self.inputs.scores])
+        every = pd.concat([read_table(Path(path)) for path in files])
         return every.assign(session_id=every["session_id"].fillna(""))
 
     def _figures(

@@ -36,6 +36,7 @@ class VoxelwiseTestInputSpec(BaseInterfaceInputSpec):
     people = File(exists=True, mandatory=True, desc="participant, label and fold of each row")
     cohort = File(exists=True, mandatory=True)
     participants = File(exists=True, desc="columns of the recipe's terms and blocks, if any")
+    brain = File(exists=True, desc="(2, x, y, z): share of people with brain, mean; else the cache")
     cache = traits.Str(mandatory=True)
     content_hash = traits.Str(mandatory=True)
     classes = traits.List(traits.Str, mandatory=True)
@@ -69,7 +70,7 @@ class VoxelwiseTest(SimpleInterface):
         cwd, cache, options = Path(runtime.cwd), open_cache(Path(self.inputs.cache)), self._options
         table, people, excluded = self._people()
         rows = cache.rows(prediction_keys(table))
-        mask, background = _brain(cache, rows)
+        mask, background = self._brain(cache, rows)
         design = people.design(options, self.inputs.classes)
         within = self._folds(table)
         maps = cwd / "maps.npy"
@@ -93,6 +94,22 @@ class VoxelwiseTest(SimpleInterface):
             background,
         )
         return runtime
+
+    @property
+    def _explains(self) -> bool:
+        """Whether the maps are heatmaps, and not made of the images alone."""
+        from pipelines.preprocess import modality_of
+
+        own = ("image", *modality_of(self.inputs.modality).maps)
+        return bool(self.inputs.stack) and self.inputs.name not in own
+
+    def _brain(self, cache: Any, rows: list[int]) -> tuple[np.ndarray, nib.Nifti1Image]:
+        """Voxels inside the brain of nearly everybody, and a background for pictures."""
+        if not isdefined(self.inputs.brain):
+            return _brain(cache, rows)
+        share, mean = np.load(self.inputs.brain)
+        sides = {"ipsilateral": cache.ipsilateral}
+        return _enough(share), anatomy(mean, cache.grid.affine, **sides)
 
     @property
     def _options(self) -> StatisticsOptions:
@@ -144,7 +161,7 @@ class VoxelwiseTest(SimpleInterface):
 
     def _folds(self, people: pd.DataFrame) -> np.ndarray | None:
         """Test folds, where maps of one fold share a network and those of two folds do not."""
-        if self.inputs.exchange_within_fold and self.inputs.stack:
+        if self.inputs.exchange_within_fold and self._explains:
             return people["fold"].to_numpy(int)
         return None
 
@@ -182,7 +199,7 @@ class VoxelwiseTest(SimpleInterface):
             "Exchangeability": self._exchanged(within),
             "VarianceGroups": [positive, negative] if options.variance_groups else None,
             "SmoothingFWHM_mm": options.smoothing_fwhm_mm,
-            "Intensity": "as computed" if self.inputs.stack else _SCALES[self._scale],
+            "Intensity": "as computed" if self._explains else _SCALES[self._scale],
             "MinClusterMm3": options.min_cluster_mm3,
             "Participants": counts,
             "Excluded": excluded,
@@ -196,7 +213,7 @@ class VoxelwiseTest(SimpleInterface):
         contrast = self._options.contrast
         classes = reversed(list(self.inputs.classes))
         named = contrast_label(contrast) if contrast else "Minus".join(map(label, classes))
-        if self.inputs.stack:
+        if self._explains:
             names = HeatmapNames(
                 self.inputs.model, self.inputs.classes[1], grid, self.inputs.modality
             )
@@ -366,8 +383,14 @@ def _brain(cache: Any, rows: list[int]) -> tuple[np.ndarray, nib.Nifti1Image]:
         volume = np.asarray(cache.volumes[row, 0], np.float32)
         inside += volume != 0
         total += volume
-    mask = inside / len(rows) >= BRAIN_SHARE
-    if not mask.any():
-        raise InputError("the people's brains do not overlap: look at the registration figures")
+    mask = _enough(inside / len(rows))
     background = anatomy(total / len(rows), cache.grid.affine, ipsilateral=cache.ipsilateral)
     return mask, background
+
+
+def _enough(share: np.ndarray) -> np.ndarray:
+    """Voxels of the brain of nearly everybody, by the share of people who have brain there."""
+    mask = share >= BRAIN_SHARE
+    if not mask.any():
+        raise InputError("the people's brains do not overlap: look at the registration figures")
+    return mask

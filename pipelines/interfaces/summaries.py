@@ -1,6 +1,7 @@
 """Interfaces of what is made of the folds' maps: one method over the cohort, each person's own."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,11 @@ class SummariseMethod(SimpleInterface):
             mean = np.asarray(cache.volumes[cache.rows(keys), 0], np.float32).mean(0)
             background = anatomy(mean, cache.grid.affine, **sides)
             names = replace(_names(self.inputs, cache), ipsilateral=cache.ipsilateral)
-            self._results["products"] = self._group(
-                cwd, table, maps, tables, names, regions, background
-            )
+            given = self.inputs
+            self._results["products"] = mean_products(
+                cwd, table, maps, tables, names, regions, background,
+                given.attribution, given.classes,
+            )  # fmt: skip
         (cwd / "facts.json").write_text(json.dumps(facts))
         self._results["facts"] = str(cwd / "facts.json")
         return runtime
@@ -146,64 +149,78 @@ class SummariseMethod(SimpleInterface):
         maps /= np.array([max(len(f), 1) for f in folds], np.float32)[:, None, None, None]
         return maps, ledgers, folds
 
-    def _group(
-        self,
-        cwd: Path,
-        table: pd.DataFrame,
-        maps: np.ndarray,
-        tables: list[pd.DataFrame],
-        names: HeatmapNames,
-        regions: Regions,
-        background: nib.Nifti1Image,
-    ) -> Products:
-        from models.regions import group_region_table
-        from pipelines.charts import region_ranking
-        from pipelines.figures import overlay_limits, plot_slices, save
 
-        method, grid = self.inputs.attribution["name"], names.grid
-        negative, positive = self.inputs.classes
-        facts = method_facts(self.inputs.attribution, positive, [f"model-{names.model}"])
-        facts |= sides_facts(ipsilateral=names.ipsilateral)
-        products: Products = {}
-        per_class: dict[str, list[pd.DataFrame]] = {}
-        limits = overlay_limits(maps[(table["label"] == positive).to_numpy()].mean(0))
-        for one in (positive, negative):
-            chosen = (table["label"] == one).to_numpy()
-            per_class[one] = [t for t, use in zip(tables, chosen, strict=True) if use]
-            path = relative_path(
-                "heatmap", ".nii.gz", names.image(method, stat="mean", desc=label(one))
-            )
-            figure = f"group/figures/{Path(path).name.removesuffix('.nii.gz')}.png"
-            mean = write_nifti(
-                cwd / Path(path).name,
-                maps[chosen].mean(0),
-                grid.affine,
-                template=True,
-                ipsilateral=names.ipsilateral,
-            )
-            drawn = plot_slices(
-                background, mean, overlay_range=limits, title=f"mean of {one}", units="relevance"
-            )
-            save(drawn, cwd / Path(figure).name)
-            products[path] = {
-                "file": str(cwd / Path(path).name),
-                "sidecar": facts
-                | {
-                    "Description": f"Mean out-of-fold heatmap of {int(chosen.sum())} {one}",
-                    "People": int(chosen.sum()),
-                    "Resolution": grid.description,
-                },
-            }
-            products[figure] = {"file": str(cwd / Path(figure).name), "sidecar": None}
-        means = group_region_table(per_class, control=negative)
-        entities = names.entities(method, atlas=label(regions.atlas.name))
-        path = relative_path("heatmap", ".tsv", entities)
-        write_table(cwd / Path(path).name, means)
-        figure = f"group/figures/{Path(path).stem}.png"
-        save(region_ranking(means, (positive, negative)), cwd / Path(figure).name)
-        products[path] = {"file": str(cwd / Path(path).name), "sidecar": facts | regions.sidecar}
+def mean_products(
+    cwd: Path,
+    table: pd.DataFrame,
+    maps: np.ndarray,
+    tables: list[pd.DataFrame],
+    names: HeatmapNames,
+    regions: Regions,
+    background: nib.Nifti1Image,
+    attribution: dict[str, Any],
+    classes: Sequence[str],
+) -> Products:
+    """Mean map and table of regions of each class, with their pictures.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Label of each row of ``maps``.
+    maps : (people, x, y, z) array
+    tables : list of DataFrame
+        Regions of each map.
+    background : Nifti1Image
+        For the pictures.
+    """
+    from models.regions import group_region_table
+    from pipelines.charts import region_ranking
+    from pipelines.figures import overlay_limits, plot_slices, save
+
+    method, grid = attribution["name"], names.grid
+    negative, positive = classes
+    facts = method_facts(attribution, positive, [f"model-{names.model}"])
+    facts |= sides_facts(ipsilateral=names.ipsilateral)
+    products: Products = {}
+    per_class: dict[str, list[pd.DataFrame]] = {}
+    limits = overlay_limits(maps[(table["label"] == positive).to_numpy()].mean(0))
+    for one in (positive, negative):
+        chosen = (table["label"] == one).to_numpy()
+        per_class[one] = [t for t, use in zip(tables, chosen, strict=True) if use]
+        path = relative_path(
+            "heatmap", ".nii.gz", names.image(method, stat="mean", desc=label(one))
+        )
+        figure = f"group/figures/{Path(path).name.removesuffix('.nii.gz')}.png"
+        mean = write_nifti(
+            cwd / Path(path).name,
+            maps[chosen].mean(0),
+            grid.affine,
+            template=True,
+            ipsilateral=names.ipsilateral,
+        )
+        drawn = plot_slices(
+            background, mean, overlay_range=limits, title=f"mean of {one}", units="relevance"
+        )
+        save(drawn, cwd / Path(figure).name)
+        products[path] = {
+            "file": str(cwd / Path(path).name),
+            "sidecar": facts
+            | {
+                "Description": f"Mean out-of-fold heatmap of {int(chosen.sum())} {one}",
+                "People": int(chosen.sum()),
+                "Resolution": grid.description,
+            },
+        }
         products[figure] = {"file": str(cwd / Path(figure).name), "sidecar": None}
-        return products
+    means = group_region_table(per_class, control=negative)
+    entities = names.entities(method, atlas=label(regions.atlas.name))
+    path = relative_path("heatmap", ".tsv", entities)
+    write_table(cwd / Path(path).name, means)
+    figure = f"group/figures/{Path(path).stem}.png"
+    save(region_ranking(means, (positive, negative)), cwd / Path(figure).name)
+    products[path] = {"file": str(cwd / Path(path).name), "sidecar": facts | regions.sidecar}
+    products[figure] = {"file": str(cwd / Path(figure).name), "sidecar": None}
+    return products
 
 
 class PersonMapsInputSpec(BaseInterfaceInputSpec):

@@ -22,48 +22,26 @@ from pipelines.derivatives import (
     filename,
     fingerprint,
     grid_sidecar,
+    read_sidecar,
     relative_path,
 )
 from pipelines.diffusion_options import MAPS, Diffusion
 from pipelines.gradient_files import table_file
 from pipelines.images import in_template, read_nifti, whole_grid
 from pipelines.inputs import Scan, metadata_of
-from pipelines.interfaces.diffusion import (
-    B0Brain,
-    ConformDwi,
-    DenoiseDwi,
-    FitTensor,
-    Unring,
-    chosen_unringing,
-)
-from pipelines.interfaces.diffusion_motion import (
-    AlignVolume,
-    FieldOfPair,
-    Reference,
-    ResampleSeries,
-)
-from pipelines.interfaces.diffusion_space import (
-    CarryTensor,
-    DwiFigures,
-    DwiQuality,
-    DwiToT1w,
-    DwiToTemplate,
-)
 from pipelines.interfaces.sink import SaveDerivatives
+from pipelines.own_template import check_template
 from pipelines.phase_encoding import opposite_of
-from pipelines.preprocess.modality import Modality
+from pipelines.preprocess import dwi_stages as stages
+from pipelines.preprocess.modality import T1W_WF, Modality
 from pipelines.preprocess.t1w import MODALITY as T1W
-from pipelines.preprocess.t1w import T1wOptions, t1w_fingerprint
+from pipelines.preprocess.t1w import T1wOptions, own_template, t1w_fingerprint
 from pipelines.tensors import FLOOR, ORDER, UNITS, WORDS, map_of
 
 REVISION = 2  # raised when the same input would give other voxels
 COMPONENTS = ("dxx", "dxy", "dxz", "dyy", "dyz", "dzz")
 # What a tensor is divided by, so that a network's input is about 1: free water at 37 C, or 1e-3.
 SCALES = {"max": 3.0e-3, "stored": 1.0e-3}
-ALONE = (
-    "there is no T1w image: the b0 was registered to the template directly, and its own brain mask "
-    "was used"
-)
 METAS = ("conform_meta", "noise_meta", "unring_meta", "pair_meta", "align_meta", "brain_meta")
 
 
@@ -83,6 +61,8 @@ class DwiOptions:
     brain_extraction, denoise : str
         Of the T1w image.
     dwi : Diffusion
+    template : str
+        A T1w brain of the user's that T1w images are registered to first; "" for none.
     """
 
     registration: str = "nonlinear"
@@ -91,6 +71,10 @@ class DwiOptions:
     brain_extraction: str = "deepbet"
     denoise: str = "none"
     dwi: Diffusion = field(default_factory=Diffusion)
+    template: str = ""
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
 
     @property
     def registered(self) -> bool:
@@ -101,7 +85,14 @@ class DwiOptions:
     def t1w(self) -> T1wOptions:
         """How the T1w image is preprocessed; maps of unregistered tensors follow it nonlinearly."""
         how = self.registration if self.registered else "nonlinear"
-        return T1wOptions(how, self.resolution_mm, self.seed, self.brain_extraction, self.denoise)
+        return T1wOptions(
+            how,
+            self.resolution_mm,
+            self.seed,
+            self.brain_extraction,
+            self.denoise,
+            self.template,
+        )
 
     @classmethod
     def of(cls, preprocessing: Mapping[str, Any], seed: int) -> "DwiOptions":
@@ -118,6 +109,7 @@ class DwiOptions:
             preprocessing["brain_extraction"],
             preprocessing["denoise"],
             Diffusion(**preprocessing["dwi"]),
+            own_template(preprocessing),
         )
 
 
@@ -196,242 +188,50 @@ def init_dwi_wf(
     ------------------------
     saved : dict
         Name of each derivative (see :func:`dwi_paths`) and its absolute path.
-    """
-    paths, own = dwi_paths(scan, options), options.dwi
-    conform = pe.Node(ConformDwi(in_file=scan.path), name="conform", mem_gb=1)
-    denoise = pe.Node(DenoiseDwi(), name="denoise", mem_gb=2)
-    reference = pe.Node(Reference(seed=options.seed), name="reference", mem_gb=1)
-    align = pe.MapNode(
-        AlignVolume(seed=options.seed), name="align", iterfield=["volume"], mem_gb=0.5
-    )
-    resample = pe.Node(ResampleSeries(), name="resample", mem_gb=1)
-    brain = pe.Node(B0Brain(seed=options.seed), name="brain", mem_gb=1)
-    fit = pe.Node(
-        FitTensor(source=str(scan.path), method=own.fit, outliers=own.outliers),
-        name="fit",
-        mem_gb=2,
-    )
-    carry = pe.Node(
-        CarryTensor(reorientation=own.reorientation, interpolation=own.interpolation, fit=own.fit),
-        name="carry",
-        mem_gb=2,
-    )
-    quality = pe.Node(
-        DwiQuality(
-            participant=scan.participant,
-            session=scan.session,
-            registration=options.registration,
-            template=template,
-        ),
-        name="quality",
-    )
-    figures = pe.Node(DwiFigures(), name="figures")
-    save = pe.Node(_sink(scan, options, output_dir, paths), name="save", overwrite=True)
-    outputnode = pe.Node(niu.IdentityInterface(["saved"]), name="outputnode")
 
+    Raises
+    ------
+    models.errors.InputError
+        A program that was asked for cannot run here.
+    """
     workflow = pe.Workflow(name)
-    clean = _without_rings(workflow, options, conform, denoise, save)
-    workflow.connect(
-        [
-            (conform, denoise, [("out_file", "in_file")]),
-            (clean, reference, [("out_file", "in_file")]),
-            (conform, reference, [("table", "table")]),
-            (clean, align, [("out_file", "in_file")]),
-            (conform, align, [("table", "table"), ("volumes", "volume"), ("axis", "axis")]),
-            (
-                reference,
-                align,
-                [
-                    ("out_file", "reference"),
-                    ("weighted", "weighted"),
-                    ("link", "link"),
-                    ("around", "around"),
-                    ("volume", "reference_volume"),
-                ],
-            ),
-            (clean, resample, [("out_file", "in_file")]),
-            (conform, resample, [("table", "table"), ("axis", "axis")]),
-            (reference, resample, [("around", "around")]),
-            (align, resample, [("rigid", "rigid"), ("full", "full")]),
-            (resample, brain, [("out_file", "in_file"), ("table", "table")]),
-            (brain, fit, [("out_file", "in_file"), ("out_mask", "mask")]),
-            (resample, fit, [("table", "table")]),
-            (conform, fit, [("slice_axis", "slice_axis")]),
-            (denoise, fit, [("noise_sd", "noise_sd")]),
-            (fit, carry, [("tensor", "tensor")]),
-            (brain, carry, [("out_mask", "mask")]),
-            (brain, quality, [("out_mask", "mask")]),
-            (fit, quality, [("fa", "fa"), ("md", "md"), ("numbers", "numbers")]),
-            (resample, quality, [("motion", "motion")]),
-            (
-                carry,
-                quality,
-                [
-                    ("out_mask", "registered_mask"),
-                    ("outside_percent", "outside_percent"),
-                    ("cut_percent", "cut_percent"),
-                ],
-            ),
-            (brain, figures, [("b0", "b0"), ("out_mask", "mask")]),
-            (carry, figures, [("tensor", "tensor"), ("fa", "fa")]),
-            (resample, figures, [("motion", "motion")]),
-            (fit, figures, [("outliers", "outliers")]),
-            (conform, save, [("meta", "conform_meta")]),
-            (denoise, save, [("meta", "noise_meta")]),
-            (resample, save, [("meta", "align_meta")]),
-            (brain, save, [("out_file", "image"), ("out_mask", "mask"), ("meta", "brain_meta")]),
-            (
-                fit,
-                save,
-                [
-                    *[(name, name) for name in ("tensor", "md", "fa", "b_values", "b_vectors")],
-                    ("meta", "fit_meta"),
-                ],
-            ),
-            (
-                carry,
-                save,
-                [
-                    ("tensor", "registered"),
-                    *[(name, f"registered_{name}") for name in MAPS],
-                    ("out_mask", "registered_mask"),
-                    ("meta", "carry_meta"),
-                ],
-            ),
-            (
-                figures,
-                save,
-                [
-                    (f"{name}_figure", f"{name}_figure")
-                    for name in ("mask", "colour", "registration", "motion")
-                ],
-            ),
-            (quality, save, [("out_table", "quality"), ("meta", "quality_meta")]),
-            (save, outputnode, [("saved", "saved")]),
-        ]
+    clean = stages.clean(workflow, scan, options.dwi)
+    stages.MOTIONS[options.dwi.motion](workflow, scan, clean, options.seed)
+    stages.fit(workflow, scan, options.dwi, options.seed)
+    stages.judge(workflow, scan, options.registration, template)
+    if scan.t1w is None:
+        stages.directly(workflow, template, options)
+    else:
+        first = _t1w(workflow, scan.t1w, output_dir, template, options, device)
+        stages.by_t1w(workflow, first, options)
+    save = pe.Node(
+        _sink(scan, options, output_dir, dwi_paths(scan, options)), name="save", overwrite=True
     )
-    _undistorted(workflow, scan, options)
-    way = _by_t1w if scan.t1w else _directly
-    way(workflow, scan, output_dir, template, options, device)
+    stages.saved(workflow, save)
+    outputnode = pe.Node(niu.IdentityInterface(["saved"]), name="outputnode")
+    workflow.connect([(save, outputnode, [("saved", "saved")])])
     return workflow
 
 
-def _without_rings(
-    workflow: pe.Workflow, options: DwiOptions, conform: pe.Node, denoise: pe.Node, save: pe.Node
-) -> pe.Node:
-    """Gibbs rings, unless they are left; returns the node with the clean series."""
-    if options.dwi.gibbs == "none":
-        save.inputs.unring_meta = {"GibbsCorrection": "none"}
-        return denoise
-    method = chosen_unringing(options.dwi.gibbs)
-    unring = pe.Node(Unring(method=method), name="unring", mem_gb=2)
-    workflow.connect(
-        [
-            (denoise, unring, [("out_file", "in_file")]),
-            (conform, unring, [("slice_axis", "slice_axis"), ("meta", "partial_fourier")]),
-            (unring, save, [("meta", "unring_meta")]),
-        ]
-    )
-    return unring
-
-
-def _undistorted(workflow: pe.Workflow, scan: Scan, options: DwiOptions) -> None:
-    """The field of a pair of opposite phase encoding, where there is one."""
-    opposite = opposite_of(scan.path)
-    if opposite is None:
-        return
-    pair = pe.Node(FieldOfPair(opposite=opposite, seed=options.seed), name="pair", mem_gb=1)
-    conform, reference, resample, save = (
-        workflow.get_node(name) for name in ("conform", "reference", "resample", "save")
-    )
-    workflow.connect(
-        [
-            (conform, pair, [("axis", "axis")]),
-            (reference, pair, [("out_file", "reference"), ("around", "around")]),
-            (pair, resample, [("field", "field")]),
-            (pair, save, [("meta", "pair_meta")]),
-        ]
-    )
-
-
-def _by_t1w(
+def _t1w(
     workflow: pe.Workflow,
     scan: Scan,
     output_dir: Path,
     template: Path,
     options: DwiOptions,
     device: str,
-) -> None:
-    """To the T1w image, and from there on with it."""
-    assert scan.t1w is not None
-    register = pe.Node(
-        DwiToT1w(seed=options.seed, how=options.dwi.coregistration), name="register", mem_gb=2
-    )
-    conform, brain, carry, figures, save = (
-        workflow.get_node(name) for name in ("conform", "brain", "carry", "figures", "save")
-    )
-    if T1W.is_done(output_dir, scan.t1w, options.t1w):
-        there = T1W.paths(scan.t1w, options.t1w)
-        register.inputs.t1w = {key: str(output_dir / path) for key, path in there.items()}
-    else:
-        first = T1W.workflow(
-            name="t1w_wf",
-            scan=scan.t1w,
-            output_dir=output_dir,
-            template=template,
-            options=options.t1w,
-            device=device,
-        )
-        workflow.connect([(first, register, [("outputnode.saved", "t1w")])])
-    workflow.connect(
-        [
-            (conform, register, [("axis", "axis")]),
-            (brain, register, [("b0", "b0"), ("out_mask", "mask")]),
-            (register, save, [("to_t1w", "to_t1w"), ("meta", "register_meta")]),
-        ]
-    )
-    if options.registered:
-        ends = [("to_mni", "transforms"), ("registered", "grid_of"), ("registered_mask", "brain")]
-        workflow.connect(
-            [(register, carry, ends), (register, figures, [("registered", "anatomy")])]
-        )
-    else:
-        carry.inputs.resolution_mm = options.resolution_mm
-        ends = [("to_t1w", "transforms"), ("image", "grid_of"), ("t1w_mask", "brain")]
-        workflow.connect([(register, carry, ends), (register, figures, [("image", "anatomy")])])
-
-
-def _directly(
-    workflow: pe.Workflow,
-    scan: Scan,
-    output_dir: Path,
-    template: Path,
-    options: DwiOptions,
-    device: str,
-) -> None:
-    """The b0 to the template; or, unregistered, the tensor where it is."""
-    brain, carry, figures, save = (
-        workflow.get_node(name) for name in ("brain", "carry", "figures", "save")
-    )
-    save.inputs.register_meta = {"Warnings": [ALONE], "Coregistration": "none: no T1w image"}
-    if not options.registered:
-        carry.inputs.resolution_mm = options.resolution_mm
-        workflow.connect(
-            [(brain, carry, [("b0", "grid_of")]), (brain, figures, [("b0", "anatomy")])]
-        )
-        return
-    register = pe.Node(
-        DwiToTemplate(template=template, how=options.registration, seed=options.seed),
-        name="register",
-        mem_gb=2,
-    )
-    carry.inputs.grid_of = carry.inputs.brain = figures.inputs.anatomy = template
-    workflow.connect(
-        [
-            (brain, register, [("b0", "b0"), ("out_mask", "mask")]),
-            (register, carry, [("to_template", "transforms")]),
-            (register, save, [("to_template", "to_t1w")]),
-        ]
+) -> pe.Workflow | dict[str, str]:
+    """The derivatives of the T1w image where they are done, else the workflow that makes them."""
+    if T1W.is_done(output_dir, scan, options.t1w):
+        there = T1W.paths(scan, options.t1w)
+        return {key: str(output_dir / path) for key, path in there.items()}
+    return T1W.workflow(
+        name=T1W_WF,
+        scan=scan,
+        output_dir=output_dir,
+        template=template,
+        options=options.t1w,
+        device=device,
     )
 
 
@@ -585,6 +385,28 @@ def fewest_volumes_last(path: Path) -> int:
     return -shape[3] if len(shape) > 3 else 0
 
 
+def ways_to_template(output_dir: Path, options: DwiOptions) -> dict[tuple[str, str], Path]:
+    """Transforms of the T1w images in whose spaces tensors were left; without one, there is none.
+
+    Parameters
+    ----------
+    output_dir : Path
+    options : DwiOptions
+        With ``registration = "none"``.
+    """
+    found = {}
+    for key, path in MODALITY.stored(output_dir, options).items():
+        reference = Path(str(read_sidecar(path).get("SpatialReference", "")))
+        parts = dict(part.split("-", 1) for part in reference.name.split("_") if "-" in part)
+        if not reference.name.endswith("_T1w.nii.gz"):
+            continue
+        t1w = Scan(parts["sub"], parts.get("ses", ""), path)
+        way = output_dir / T1W.paths(t1w, options.t1w)["to_template"]
+        if way.exists():
+            found[key] = way
+    return found
+
+
 MODALITY = Modality(
     suffix="dwi",
     options=DwiOptions.of,
@@ -599,4 +421,5 @@ MODALITY = Modality(
     rank=fewest_volumes_last,
     others_are="not fitted (one of opposite phase encoding tells the distortion)",
     maps={name: partial(map_of, name=name) for name in MAPS},
+    ways=ways_to_template,
 )

@@ -68,6 +68,10 @@ class Modality:
     measures : callable, optional
         (path of ``registered``) to numbers of the image that uptake elsewhere is held against;
         the first one is the leading one.
+    ways : callable, optional
+        (output folder, options) to the transform, points of the template to the person's, of each
+        image on disk that was not registered, by participant and session. None where there is
+        none of a modality.
     alike : float
         Correlation of what sets two images apart from the others, from which they are told as
         nearly equal (`models.duplicates`).
@@ -91,6 +95,7 @@ class Modality:
     maps: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     to_be_mirrored: Callable[[str | Path], bool] | None = None
     measures: Callable[[str | Path], dict[str, float]] | None = None
+    ways: Callable[[Path, Any], dict[tuple[str, str], Path]] | None = None
     alike: float = ALIKE
 
     def is_done(self, output_dir: Path, scan: Scan, options: Any) -> bool:

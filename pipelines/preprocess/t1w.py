@@ -27,6 +27,7 @@ from pipelines.interfaces.ants import BiasField, Register
 from pipelines.interfaces.figures import QualityFigures
 from pipelines.interfaces.images import BrainMask, Centre, Conform, Denoise, Quality
 from pipelines.interfaces.sink import SaveDerivatives
+from pipelines.own_template import by_own_template, check_template
 from pipelines.preprocess.modality import Modality
 
 REVISION = 3  # raised when the same input would give other voxels
@@ -49,6 +50,8 @@ class T1wOptions:
         Of images that come with their skull.
     denoise : {"none", "nlm"}
         Non-local means before the bias field is corrected.
+    template : str
+        A T1w brain of the user's that people are registered to first; "" for none.
     """
 
     registration: str = "nonlinear"
@@ -56,6 +59,10 @@ class T1wOptions:
     seed: int = 1
     brain_extraction: str = "deepbet"
     denoise: str = "none"
+    template: str = ""
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
 
     @property
     def registered(self) -> bool:
@@ -76,7 +83,14 @@ class T1wOptions:
             seed + 1,
             preprocessing["brain_extraction"],
             preprocessing["denoise"],
+            own_template(preprocessing),
         )
+
+
+def own_template(preprocessing: Mapping[str, Any]) -> str:
+    """Whole path of the user's template, as nodes run in folders of their own; "" for none."""
+    given = preprocessing.get("template", "")
+    return str(Path(given).absolute()) if given else ""
 
 
 def t1w_paths(scan: Scan, options: T1wOptions) -> dict[str, str]:
@@ -115,7 +129,10 @@ def t1w_paths(scan: Scan, options: T1wOptions) -> dict[str, str]:
 
 def t1w_fingerprint(scan: Scan, options: T1wOptions) -> str:
     """Hash of the raw voxels, the options and the revision of this workflow."""
-    return fingerprint("T1w", REVISION, file_hash(scan.path), asdict(options))
+    chosen = asdict(options)
+    own = chosen.pop("template")
+    template = [file_hash(own)] if own else []
+    return fingerprint("T1w", REVISION, file_hash(scan.path), chosen, *template)
 
 
 def init_t1w_wf(
@@ -233,6 +250,9 @@ def _registration(
         node = pe.Node(Centre(resolution_mm=options.resolution_mm), name="register")
         return node, [], [("outside_percent", "outside_percent")]
     interface = Register(template=template, how=options.registration, seed=options.seed)
+    if options.template:
+        by = by_own_template(options.template, template, options.resolution_mm, options.seed)
+        interface.inputs.trait_set(**by)
     transforms = [("to_template", "to_template"), ("to_native", "to_native")]
     return pe.Node(interface, name="register", mem_gb=2), transforms, []
 

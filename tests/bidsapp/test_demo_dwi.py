@@ -34,8 +34,10 @@ def test_a_person_has_both_images_and_a_table(dataset):
         assert gradients.is_b0.sum() == 1
         assert len(gradients.b_values) == 13
         assert read_sidecar(path)["PhaseEncodingDirection"] == "j-"
-        assert nib.load(dataset / who / "anat" / f"{who}_T1w.nii.gz").shape == image.shape[:3]
+        t1w = voxels(dataset / who / "anat" / f"{who}_T1w.nii.gz")
+        assert t1w.shape == image.shape[:3]
         brain = voxels(dataset / f"derivatives/truth/{who}/dwi/{who}_desc-brain_mask.nii.gz") > 0
+        assert 0.02 < (t1w != 0).mean() < 0.5  # without skull
         b0, weighted = image.get_fdata()[brain][:, [0, 5]].T
         assert np.median(weighted) < 0.7 * np.median(b0)
     assert "two balls" in (dataset / "README").read_text()

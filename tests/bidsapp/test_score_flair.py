@@ -54,7 +54,7 @@ def people(relevance):
 def made(tmp_path, monkeypatch):
     """A dataset's truth, and what three compared networks leave."""
     monkeypatch.setattr(
-        score, "_untrained_maps", lambda output, model: {"lrpepsilon": mask(np.s_[:0])}
+        score, "of_untrained", lambda output, model: {"lrpepsilon": mask(np.s_[:0])}
     )
     truth = tmp_path / "ds" / score.TRUTH_FOLDER / score.TRUTH_NAME
     truth.parent.mkdir(parents=True)

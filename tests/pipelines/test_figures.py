@@ -380,3 +380,37 @@ def test_a_blanked_region_does_not_make_the_rest_white():
     low, high = _view(_Brain(data, np.eye(4)), blanked).window
     assert low <= 0.5
     assert high > 1.0
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS"])
+def test_columns_show_one_set_of_slices_of_several_maps(codes):
+    """A spot on the left at z = -10 is drawn there, in its own column, whatever the storage."""
+    spot = 6 * ball((-20, 10, -10), 8)
+    maps = {
+        "first": stored(spot, codes),
+        "second": stored(-spot, codes),
+        "none": stored(0 * spot, "RAS"),
+    }
+    figure = figures.plot_columns(stored(brain(), "RAS"), maps, (-10.0, 10.0, 22.0), across=2)
+    assert [text.get_text() for text in figure.texts] == list(maps)
+    slices = figure.axes[:-1]
+    assert len(slices) == 9
+    picture = pixels(figure)
+    for number, axes in enumerate(slices):
+        box = axes.get_window_extent()
+        rows = slice(round(picture.shape[0] - box.y1), round(picture.shape[0] - box.y0))
+        shown = picture[rows, round(box.x0) : round(box.x1)]
+        colour = shown.max(-1) - shown.min(-1) > 60
+        column, place = divmod(number, 3)
+        if column == 2 or place > 0:
+            assert colour.mean() < 0.002, number
+            continue
+        assert colour.mean() > 0.005
+        assert np.argwhere(colour)[:, 1].mean() < shown.shape[1] / 2  # left is left
+        warm = shown[colour][:, 0].mean() > shown[colour][:, 2].mean()
+        assert warm == (column == 0)
+
+
+def test_columns_without_anything_say_so():
+    figure = figures.plot_columns(stored(brain(), "RAS"), {"a": stored(0 * brain(), "RAS")}, (0.0,))
+    assert any("nothing" in text.get_text() for text in figure.axes[-1].texts)

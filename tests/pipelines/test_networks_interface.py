@@ -105,7 +105,12 @@ def test_a_users_network_of_one_logit_is_trained_stored_and_rebuilt(cohort, tmp_
     file.write_text(OWN)
     network = sealed({"file": str(file), "outputs": 1, "width": 3})
     first = train(tmp_path / "a", cohort, tmp_path / "out", network=network)
-    scores = read_table(tmp_path / "a/scores.tsv")
+    scores, seen = (read_table(tmp_path / f"a/{name}.tsv") for name in ("scores", "seen"))
+    assert not set(scores["participant_id"]) & set(seen["participant_id"])
+    assert (
+        len(seen)
+        == (cohort[0]["train"] & ~cohort[0]["participant_id"].isin(scores["participant_id"])).sum()
+    )
     odds = np.log(scores["probability"] / (1 - scores["probability"]))
     assert np.allclose(odds, scores["score"], atol=1e-5)
 

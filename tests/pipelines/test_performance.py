@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.performance import COLUMNS, measured, pooled
+from pipelines.performance import COLUMNS, measured, pooled, subsets
 
 
 def study(thresholds=(0.5, 0.5), repeats=2):
@@ -76,3 +76,21 @@ def test_one_training_has_no_spread():
     assert np.isnan(row["sd"])
     assert np.isnan(row["se"])
     assert row["value"] == row["mean"]
+
+
+def test_the_ensemble_on_training_images_stands_beside_test_images():
+    """Each image's mean over the networks that were trained on it: counts by hand."""
+    scores, cohort = study()
+    tested = pooled(scores, cohort, ["CN", "AD"])
+    seen = scores.assign(probability=np.where(scores["participant_id"] == "sub-0", 0.9, 0.1))
+    seen.loc[seen["participant_id"].isin(["sub-1", "sub-3"]), "probability"] = 0.8
+    table = subsets(tested, pooled(seen, cohort, ["CN", "AD"]), "AD").set_index("metric")
+    assert dict(table["training"].loc[["TP", "FN", "TN", "FP"]]) == {
+        "TP": 2, "FN": 2, "TN": 3, "FP": 1
+    }  # fmt: skip
+    assert table.loc["sensitivity", "training"] == 0.5
+    assert table.loc["specificity", "training"] == 0.75
+    assert table.loc["accuracy", "training"] == 0.625
+    right = (tested["predicted"] == tested["label"]).mean()
+    assert table.loc["accuracy", "testing"] == pytest.approx(right)
+    assert set(table["training_images"]) == set(table["testing_images"]) == {8}
