@@ -162,6 +162,9 @@ def tracer_notes(path: Path, tracer: Tracer) -> list[str]:
     return []
 
 
+NO_T1W = "registered to the FP-CIT template directly: there is no T1w image of this person"
+
+
 # --- register ------------------------------------------------------------------------------------
 
 
@@ -173,6 +176,7 @@ class RegisterUptakeInputSpec(BaseInterfaceInputSpec):
     uptake_template = traits.Str("", usedefault=True, desc="a template of the user's in MNI space")
     t1w = File(exists=True, desc="the person's conformed T1w image")
     t1w_mask = File(exists=True, desc="its brain")
+    lacks_t1w = traits.Bool(False, usedefault=True, desc="the way by it was asked for in vain")
     seed = traits.Int(1, usedefault=True)
 
 
@@ -217,6 +221,7 @@ class RegisterUptake(SimpleInterface):
             "to_template": str(to_template),
             "to_native": str(to_native),
             "meta": {
+                "Warnings": [NO_T1W] * self.inputs.lacks_t1w,
                 "Registration": how,
                 "UptakeTemplate": own or "built of the T1w template and AAL, 9 mm FWHM, symmetric",
                 "Interpolation": "linear",

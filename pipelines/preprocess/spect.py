@@ -162,7 +162,10 @@ def init_spect_wf(
     conform = pe.Node(
         ConformUptake(in_file=scan.path, cutoff_per_cm=options.cutoff_per_cm), name="conform"
     )
-    register = pe.Node(RegisterUptake(seed=options.seed, **shared), name="register", mem_gb=1)
+    lacks_t1w = options.registration == "t1w" and scan.t1w is None
+    register = pe.Node(
+        RegisterUptake(seed=options.seed, lacks_t1w=lacks_t1w, **shared), name="register", mem_gb=1
+    )
     measure = pe.Node(
         MeasureBinding(
             participant=scan.participant,

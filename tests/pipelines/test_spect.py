@@ -104,9 +104,14 @@ def test_every_derivative_is_connected_to_the_sink(scan, tmp_path):
     assert set(save.inputs.paths) <= fed
 
 
-def test_who_has_no_t1w_image_is_registered_without(scan, tmp_path):
+def test_who_has_no_t1w_image_is_registered_without_and_it_is_said(scan, tmp_path):
     alone = Scan("01", "", scan.path)
-    assert len(build(alone, tmp_path, registration="t1w").list_node_names()) == len(SKELETON)
+    workflow = build(alone, tmp_path, registration="t1w")
+    assert len(workflow.list_node_names()) == len(SKELETON)
+    assert workflow.get_node("register").inputs.lacks_t1w
+    for one, how in ((alone, "linear"), (scan, "t1w")):
+        made = build(one, tmp_path, registration=how)
+        assert not made.get_node("register").inputs.lacks_t1w
 
 
 @pytest.mark.parametrize("session", ["", "1"])
