@@ -19,12 +19,12 @@ from pipelines.atlases import SHIPPED
 from pipelines.baselines import BaselineOptions
 from pipelines.choices import JACOBIAN
 from pipelines.derivatives import OWN_SPACE, SPACE
-from pipelines.group import Study
 from pipelines.heatmaps import NO_ANALYTICS, NO_COMMON_SPACE
 from pipelines.interfaces.networks import image_name, prediction_keys, read_cohort
 from pipelines.preprocess import modality_of
 from pipelines.region_volumes import NOT_REGISTERED, Deformations, check_regions, measured_of
 from pipelines.stored_models import new_network, sealed
+from pipelines.study import Study
 from pipelines.transfer import plan_starts
 
 
