@@ -18,7 +18,7 @@ import numpy as np
 from rows import Row, parser, report
 
 RECIPE = Path(__file__).parents[1] / "tests/hpc/slurm.toml"  # two folds of two epochs at 3 mm
-SEEDS = 4  # people who are really preprocessed; the others are these with other noise
+SEEDS = 4  # people who are really preprocessed; the others are those of one session, with noise
 MEMORY_GB = 4
 
 # Ends when the first step starts, and says how long after the imports that was.
@@ -77,9 +77,9 @@ def derivatives(folder: Path, people: int) -> Path:
     out, rng = folder / "out", np.random.default_rng(0)
     shutil.copytree(seeds, out, ignore=shutil.ignore_patterns("sub-*", ".work", "participants*"))
     describe(out, people)
-    sources = sorted(seeds.glob("sub-*/"))
+    sources = [folder.parent for folder in sorted(seeds.glob("sub-*/anat"))]
     for number in range(people):
-        _copy(sources[number % SEEDS], out, f"sub-{number:05d}", rng)
+        _copy(sources[number % len(sources)], out, f"sub-{number:05d}", rng)
     return out
 
 
@@ -90,15 +90,15 @@ def _copy(source: Path, out: Path, name: str, rng: np.random.Generator) -> None:
             continue
         target = out / name / "anat" / path.name.replace(source.name, name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path.name.endswith("_T1w.nii.gz"):
+        if path.name.endswith("_T1w.nii.gz") and "_space-" in path.name:
             image = nib.load(path)
             data = np.asarray(image.dataobj, np.float32)
             data += (data > 0) * rng.normal(0, data.std(), data.shape).astype(np.float32)
             nib.save(nib.Nifti1Image(data.clip(0), image.affine, image.header), target)
         elif path.suffix in (".json", ".tsv"):
             target.write_text(path.read_text().replace(source.name, name))
-        else:
-            shutil.copy(path, target)
+        else:  # the group level does not look at it
+            os.link(path, target)
 
 
 class Peak:
