@@ -274,6 +274,12 @@ def _registered(recipe: Mapping[str, Any]) -> bool:
     return (recipe.get("preprocessing") or {}).get("registration") != "none"
 
 
+def _comparable(recipe: Mapping[str, Any]) -> bool:
+    """Whether maps are in one space, at once, or taken there in the end as those of diffusion."""
+    carried = (recipe.get("input") or {}).get("modality") == "dwi" and recipe.get("attribution")
+    return _registered(recipe) or bool(carried)
+
+
 def _registration(table: Mapping[str, Any]) -> str | None:
     voxel = table.get("resolution_mm")
     resampled = f"resampled to {number(voxel)} mm where a voxel edge differed, and " * bool(voxel)
@@ -631,7 +637,7 @@ def _attribution(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
         "People who had taken part in training were explained only by networks that had not seen "
         "them.",
         f"Relevance was summarised per region of the {_atlas(atlas)}."
-        if atlas and _registered(recipe)
+        if atlas and _comparable(recipe)
         else None,
         methods_flair.LESIONS if (recipe.get("input") or {}).get("modality") == "FLAIR" else None,
         _followed(recipe),
@@ -820,7 +826,7 @@ def _statistics(recipe: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     table = recipe.get("statistics") or {}
     cohort = recipe.get("cohort") or {}
     unused = table.get("maps") in ([], ())
-    if not table.get("permutations") or unused or not _registered(recipe):
+    if not table.get("permutations") or unused or not _comparable(recipe):
         return ""
     smoothing, cluster = table.get("smoothing_fwhm_mm"), table.get("min_cluster_mm3")
     smoothed = f"after smoothing with a Gaussian of {number(smoothing)} mm FWHM"

@@ -77,7 +77,8 @@ def carried(table: Mapping[str, Any]) -> str:
     mixed = _MIXED.get(own.get("interpolation", "components"), "components")
     how = f"and each was turned by {turned} [@alexander2001]" if turned else "and none was turned"
     where = (
-        "stayed in the space of the T1-weighted image"
+        "stayed in the space of the T1-weighted image, and maps for the group were taken to the "
+        "template by its nonlinear transform, linearly and once"
         if table.get("registration") == "none"
         else "were carried on to the template by the transform of the T1-weighted image"
     )

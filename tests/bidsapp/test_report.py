@@ -1138,6 +1138,20 @@ def test_methods_of_every_shipped_recipe():
         assert "the method “" not in text, path
 
 
+def test_methods_of_diffusion_tell_who_aligned_it_and_where_maps_were_compared():
+    said = str(methods_text(load_recipe("pd-dti-diktiometry-post").as_dict(), {}))
+    assert "taken to the template by its nonlinear transform" in said
+    assert "Relevance was summarised per region" in said
+    assert "with ANTs" in said
+    assert "topup" not in said
+    change = {
+        "preprocessing": {"dwi": {"motion": "fsl"}, "template": "x.nii", "registration": "linear"}
+    }
+    fsl = str(methods_text(load_recipe("dwi").overridden(change).as_dict(), {}))
+    assert "by eddy of FSL" in fsl
+    assert "topup" in fsl
+
+
 def test_methods_html_leads_to_references():
     methods = methods_text(RECIPE, VERSIONS)
     places = {int(one) for one in re.findall(r'href="#ref-(\d+)"', methods.html())}
