@@ -115,6 +115,14 @@ def open_cache(folder: Path) -> VolumeCache:
     )
 
 
+def mean_volume(volumes: np.ndarray, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Mean of some ``rows`` of (rows, ...) volumes, float32; one at a time is in memory."""
+    total = np.zeros(volumes.shape[1:], np.float64)
+    for row in rows:
+        total += volumes[row]
+    return np.asarray(total / len(rows), np.float32)
+
+
 def to_grid(data: np.ndarray, affine: np.ndarray, grid: Grid, order: int = 1) -> np.ndarray:
     """Resample a volume onto ``grid`` through the world coordinates (RAS+, mm).
 

@@ -126,7 +126,8 @@ def explain_rows(
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """Heatmaps (rows, x, y, z) float32, over all channels, and each one's ledger.
 
-    Methods that take minutes show their progress and leave what they have in ``folder``. A ledger
+    With a ``folder``, they are in its file ``<method>.npy``: those of thousands of people do not
+    fit into memory. Methods that take minutes leave what they have there, too. A ledger
     also holds the ``score`` that is explained and the ``output`` whose score it is: ``target``, or
     with ``explain = "predicted"`` the image's most activated one.
     """
@@ -138,7 +139,7 @@ def explain_rows(
     parameters = {k: v for k, v in attribution.items() if k not in ATTRIBUTION_KEYS}
     asked = context(attribution["method"])
     parameters |= {k: v for k, v in vars(surroundings).items() if k in asked}
-    maps: list[np.ndarray] = [np.empty(0)] * len(rows)
+    maps = _room(len(rows), np.shape(volumes[rows[0]])[1:], attribution["name"], folder)
     ledgers: list[dict[str, float]] = [{}] * len(rows)
     for output, chosen in _batches(network, volumes, rows, attribution, target):
         batch = np.stack([volumes[rows[i]] for i in chosen]).astype(np.float32)
@@ -158,7 +159,15 @@ def explain_rows(
             ledgers[i] = {"score": float(found.score[place]), "output": float(output)} | {
                 name: float(share[place]) for name, share in found.ledger.items()
             }
-    return np.stack(maps), ledgers
+    return maps, ledgers
+
+
+def _room(people: int, shape: tuple[int, ...], name: str, folder: Path | None) -> np.ndarray:
+    """An array for so many maps, in a file where there is a folder for it."""
+    if folder is None:
+        return np.empty((people, *shape), np.float32)
+    file = folder / f"{name}.npy"
+    return np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(people, *shape))
 
 
 def _batches(
@@ -256,10 +265,9 @@ class ExplainFold(SimpleInterface):
         around = Surroundings.on(cache.grid, regions)
         images = seen(cache, cohort, self.inputs.harmonisation or "")
         for attribution in self.inputs.attributions:
-            maps, ledgers = explain_rows(
+            _, ledgers = explain_rows(
                 network, images, rows, attribution, self.inputs.target, around, folder
             )
-            np.save(folder / f"{attribution['name']}.npy", maps)
             index[attribution["name"]] = ledgers
         (folder / "index.json").write_text(json.dumps(index))
         self._results["maps"] = str(folder)

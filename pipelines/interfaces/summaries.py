@@ -79,14 +79,13 @@ class SummariseMethod(SimpleInterface):
     output_spec = SummariseMethodOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from models.volumes import open_cache
+        from models.volumes import mean_volume, open_cache
 
         cwd = Path(runtime.cwd)
         cache = open_cache(Path(self.inputs.cache))
         table = read_table(Path(self.inputs.predictions))
         keys = prediction_keys(table)
-        maps, ledgers, folds = self._gather(keys, cache.grid.shape)
-        np.save(cwd / "stack.npy", maps)
+        maps, ledgers, folds = self._gather(keys, cache.grid.shape, cwd / "stack.npy")
         write_table(cwd / "people.tsv", table[["participant_id", "session_id", "label", "fold"]])
         self._results |= {"stack": str(cwd / "stack.npy"), "people": str(cwd / "people.tsv")}
         facts: dict[str, Any] = {"ledgers": ledgers, "folds": folds, "control_sums": None}
@@ -98,7 +97,7 @@ class SummariseMethod(SimpleInterface):
             facts["control_sums"] = self._control_sums(table, tables)
             write_table(cwd / "regions.tsv", self._per_repeat(regions))
             self._results["region_tables"] = str(cwd / "regions.tsv")
-            mean = np.asarray(cache.volumes[cache.rows(keys), 0], np.float32).mean(0)
+            mean = mean_volume(cache.volumes[:, 0], cache.rows(keys))
             background = anatomy(mean, cache.grid.affine, **sides)
             names = replace(_names(self.inputs, cache), ipsilateral=cache.ipsilateral)
             given = self.inputs
@@ -130,12 +129,17 @@ class SummariseMethod(SimpleInterface):
         return pd.concat(tables, ignore_index=True)[columns]
 
     def _gather(
-        self, keys: list[tuple[str, str]], shape: tuple[int, int, int]
+        self, keys: list[tuple[str, str]], shape: tuple[int, int, int], stack: Path
     ) -> tuple[np.ndarray, list[list[dict[str, float]]], list[list[int]]]:
-        """Mean map per image over the folds that tested it, with ledgers and fold numbers."""
+        """Mean map per image over the folds that tested it, with ledgers and fold numbers.
+
+        The maps are in a file, ``stack``: those of thousands of people do not fit into memory.
+        """
         name = self.inputs.attribution["name"]
         where = {key: row for row, key in enumerate(keys)}
-        maps = np.zeros((len(keys), *shape), np.float32)
+        maps = np.lib.format.open_memmap(
+            stack, mode="w+", dtype=np.float32, shape=(len(keys), *shape)
+        )
         ledgers: list[list[dict[str, float]]] = [[] for _ in keys]
         folds: list[list[int]] = [[] for _ in keys]
         for folder in map(Path, self.inputs.folds):
@@ -146,7 +150,9 @@ class SummariseMethod(SimpleInterface):
                 maps[row] += found[i]
                 ledgers[row].append(index[name][i])
                 folds[row].append(index["fold"])
-        maps /= np.array([max(len(f), 1) for f in folds], np.float32)[:, None, None, None]
+        for row, numbers in enumerate(folds):
+            maps[row] /= max(len(numbers), 1)
+        maps.flush()
         return maps, ledgers, folds
 
 
@@ -174,6 +180,7 @@ def mean_products(
         For the pictures.
     """
     from models.regions import group_region_table
+    from models.volumes import mean_volume
     from pipelines.charts import region_ranking
     from pipelines.figures import overlay_limits, plot_slices, save
 
@@ -183,9 +190,10 @@ def mean_products(
     facts |= sides_facts(ipsilateral=names.ipsilateral)
     products: Products = {}
     per_class: dict[str, list[pd.DataFrame]] = {}
-    limits = overlay_limits(maps[(table["label"] == positive).to_numpy()].mean(0))
-    for one in (positive, negative):
-        chosen = (table["label"] == one).to_numpy()
+    members = {one: (table["label"] == one).to_numpy() for one in (positive, negative)}
+    means = {one: mean_volume(maps, np.flatnonzero(chosen)) for one, chosen in members.items()}
+    limits = overlay_limits(means[positive])
+    for one, chosen in members.items():
         per_class[one] = [t for t, use in zip(tables, chosen, strict=True) if use]
         path = relative_path(
             "heatmap", ".nii.gz", names.image(method, stat="mean", desc=label(one))
@@ -193,7 +201,7 @@ def mean_products(
         figure = f"group/figures/{Path(path).name.removesuffix('.nii.gz')}.png"
         mean = write_nifti(
             cwd / Path(path).name,
-            maps[chosen].mean(0),
+            means[one],
             grid.affine,
             template=True,
             ipsilateral=names.ipsilateral,
@@ -212,12 +220,12 @@ def mean_products(
             },
         }
         products[figure] = {"file": str(cwd / Path(figure).name), "sidecar": None}
-    means = group_region_table(per_class, control=negative)
+    ranking = group_region_table(per_class, control=negative)
     entities = names.entities(method, atlas=label(regions.atlas.name))
     path = relative_path("heatmap", ".tsv", entities)
-    write_table(cwd / Path(path).name, means)
+    write_table(cwd / Path(path).name, ranking)
     figure = f"group/figures/{Path(path).stem}.png"
-    save(region_ranking(means, (positive, negative)), cwd / Path(figure).name)
+    save(region_ranking(ranking, (positive, negative)), cwd / Path(figure).name)
     products[path] = {"file": str(cwd / Path(path).name), "sidecar": facts | regions.sidecar}
     products[figure] = {"file": str(cwd / Path(figure).name), "sidecar": None}
     return products

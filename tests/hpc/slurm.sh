@@ -51,7 +51,7 @@ first=$(sbatch --parsable --array="1-$(wc -l < "$PEOPLE")" --mem=2G \
   "$project/docs/slurm/participant.sbatch")
 second=$(sbatch --parsable --dependency="afterany:${first%%;*}" --gres=none --cpus-per-task=2 \
   --mem=4G "$project/docs/slurm/group.sbatch")
-squeue --noheader --format '%i %T %r' | tail -n 1 | grep -q Dependency \
+squeue --noheader --job "$second" --format %E | grep -q '^afterany' \
   || fail "the group level does not wait"
 ended brainwhy-participant
 say "array of participants has ended"

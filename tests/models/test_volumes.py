@@ -14,6 +14,7 @@ from models.volumes import (
     INTENSITIES,
     centred,
     centred_affine,
+    mean_volume,
     open_cache,
     scale_intensity,
     share_outside,
@@ -394,3 +395,10 @@ def test_empty_images_and_unknown_scales_are_refused():
         scale_intensity(brain_image(), "zscore", np.zeros((6, 7, 8), bool))
     with pytest.raises(InputError, match="'median' is unknown; choose one of: max, minmax"):
         scale_intensity(brain_image(), "median")
+
+
+def test_a_mean_is_that_of_the_rows_asked_for():
+    volumes = np.random.default_rng(0).normal(size=(9, 2, 5, 6, 7)).astype(np.float16)
+    found = mean_volume(volumes[:, 0], [8, 0, 3])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, volumes[[8, 0, 3], 0].astype(float).mean(0), rtol=1e-6)

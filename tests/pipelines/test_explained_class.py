@@ -1,5 +1,7 @@
 """Which class a map explains: the positive one in everybody, or the one that is predicted."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,20 @@ def test_each_image_is_explained_by_its_most_activated_output(volumes, outputs, 
         assert ledger["score"] > 0 or outputs == 2
         seen.add(expected)
     assert seen == {0, 1}
+
+
+def test_maps_of_many_people_are_in_a_file_and_not_in_memory(tmp_path):
+    people, edge = 300, 16
+    volumes = np.random.default_rng(0).normal(size=(people, 1, edge, edge, edge)).astype("f4")
+    around = Surroundings((4.0,) * 3, np.zeros((edge,) * 3, int))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(edge**3, 2)).eval()
+    wanted, _ = explain_rows(model, volumes, list(range(people)), GRADIENT, 1, around)
+    tracemalloc.start()
+    explain_rows(model, volumes, list(range(people)), GRADIENT, 1, around, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < wanted.nbytes / 4
+    np.testing.assert_array_equal(np.load(tmp_path / "gxi.npy"), wanted)
 
 
 def test_the_positive_class_is_explained_in_everybody_by_default(volumes):
