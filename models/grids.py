@@ -72,7 +72,7 @@ MNI_ORIGIN_MM = (-96.0, -132.0, -78.0)
 # 1mm: Böhle 2019, Eitel & Ritter 2019, Rieke 2018. 2mm: Eitel 2019, 2021. crop1mm: Klingenberg
 # 2021 and the UK Biobank study of Eitel 2021. crop1p5mm: the diffusion maps of the anomaly
 # detection of Muñoz-Ramírez et al. crop2mm: the tensors of Estudillo-Romero 2022, with axes that
-# halve four times. 3mm, 4mm: small enough to learn from in a demo.
+# halve four times. 3mm to 5mm: small enough to learn from in a demo.
 # spect: Nazari 2021, alike to left and right so that mirroring is exact; spect4mm: of its demo.
 GRIDS = {
     grid.name: grid
@@ -84,6 +84,7 @@ GRIDS = {
         Grid("crop2mm", (96, 112, 96), 2.0, (-96.0, -130.0, -78.0)),
         Grid("3mm", (64, 76, 64), 3.0, MNI_ORIGIN_MM),
         Grid("4mm", (49, 58, 49), 4.0, MNI_ORIGIN_MM),
+        Grid("5mm", (39, 46, 39), 5.0, MNI_ORIGIN_MM),
         Grid("spect", (71, 90, 72), 2.0, (-70.0, -106.0, -62.0)),
         Grid("spect4mm", (35, 45, 36), 4.0, (-68.0, -104.0, -62.0)),
     )
