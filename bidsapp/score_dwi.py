@@ -18,6 +18,7 @@ from bidsapp.score import (
     classifier_of,
     of_untrained,
     only_model,
+    ratio,
     truth_of,
 )
 from models.errors import InputError
@@ -32,8 +33,13 @@ SMOOTHING_MM = 4.0  # FWHM, of heatmaps before they are scored
 
 REQUIREMENTS = (
     Requirement("classifier_accuracy", ("classifier", "accuracy"), 0.8),
-    Requirement("classifier_auc", ("classifier", "auc"), 0.9),
-)
+    Requirement("classifier_auc", ("classifier", "auc"), 0.85),
+    Requirement("local_sensitivity_auc", (LOCAL, "sensitivity sigma", "auc"), 0.9),
+    Requirement("local_sensitivity_share", (LOCAL, "sensitivity sigma", "share"), 0.15),
+    Requirement("local_sensitivity_ratio", (LOCAL, "sensitivity sigma", "ratio"), 3.0),
+    Requirement("local_traditional_found", (LOCAL, "traditional fa", "found"), 0.5),
+    Requirement("local_traditional_near", (LOCAL, "traditional fa", "near"), 0.95),
+)  # of the asymmetry, nothing: the demo is there to see which of both ways finds it
 
 
 def score(dataset: Path, output: Path, model: str | None = None) -> dict[str, Any]:
@@ -51,12 +57,13 @@ def score(dataset: Path, output: Path, model: str | None = None) -> dict[str, An
     Returns
     -------
     dict
-        ``classifier`` {accuracy, auc}. ``local`` and ``asymmetry`` {map: auc, share, found, near},
-        maps being ``sensitivity <measure>`` (size of the mean over everybody), ``untrained
-        <measure>`` (the same of a network that never learnt), ``diktiometry <measure>`` (test of
-        the sensitivity between the groups) and ``traditional <measure>`` (test of the measure):
-        AUC and share of the top 1 % tell the size of the map within the place from that elsewhere
-        in the brain, the other place left out; found and near are of significant voxels.
+        ``classifier`` {accuracy, auc}. ``local`` and ``asymmetry`` {map: auc, share, ratio,
+        found, near}, maps being ``sensitivity <measure>`` (size of the mean over everybody),
+        ``untrained <measure>`` (the same of a network that never learnt), ``diktiometry
+        <measure>`` (test of the sensitivity between the groups) and ``traditional <measure>``
+        (test of the measure): AUC and share of the top 1 % tell the size of the map within the
+        place from that elsewhere in the brain, the other place left out; ratio is the share over
+        the untrained network's; found and near are of significant voxels.
         ``requirements`` {name: bool}.
 
     Raises
@@ -79,8 +86,16 @@ def score(dataset: Path, output: Path, model: str | None = None) -> dict[str, An
         scores[name] = {title: measured(one, truth, other) for title, one in maps.items()}
         for title, one in _tests(output, model, positive, thresholded=True).items():
             scores[name][title] |= statistic_measures(one, truth)
+        for measure in SENSITIVITY:
+            _add_ratio(scores[name], f"sensitivity {measure}", f"untrained {measure}")
     scores["requirements"] = {one.name: one.met(scores) for one in REQUIREMENTS}
     return scores
+
+
+def _add_ratio(rows: dict[str, dict[str, float]], trained: str, control: str) -> None:
+    """How many times the untrained network's share of the top 1 % a trained one's is."""
+    if trained in rows and control in rows:
+        rows[trained]["ratio"] = ratio(rows[trained]["share"], rows[control]["share"])
 
 
 def places_of(dataset: Path) -> dict[str, "tuple[nib.Nifti1Image, nib.Nifti1Image]"]:
@@ -185,7 +200,7 @@ def _smoothed(image: "nib.Nifti1Image") -> "nib.Nifti1Image":
 
 def score_table(scores: Mapping[str, Any]) -> str:
     """Lay the scores out for reading."""
-    columns = ("auc", "share", "found", "near")
+    columns = ("auc", "share", "ratio", "found", "near")
     lines = []
     for name in (LOCAL, ASYMMETRY):
         lines += [f"{name:<22}" + "".join(f"{one:>8}" for one in columns)]

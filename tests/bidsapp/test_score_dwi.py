@@ -50,7 +50,7 @@ def made(tmp_path, monkeypatch):
         save(group / f"{stem}t_res-8mm_statmap.nii.gz", found + noise(3))
         save(group / f"{stem}t_res-8mm_desc-FWE_statmap.nii.gz", found)
         save(group / f"{stem}p_res-8mm_desc-FWE_statmap.nii.gz", BRAIN)
-    metrics = "metric\tvalue\tci_low\naccuracy\t0.9\t0.7\nroc_auc\t0.85\t0.6\n"
+    metrics = "metric\tvalue\tci_low\naccuracy\t0.9\t0.7\nroc_auc\t0.7\t0.6\n"
     (group / "model-x_desc-oof_metrics.tsv").write_text(metrics)
     flat = nib.Nifti1Image(noise(7), AFFINE)
     monkeypatch.setattr(score_dwi, "of_untrained", lambda *_: {"diktiometryfa": flat})
@@ -85,6 +85,9 @@ def test_significant_voxels_are_found_or_not(made):
     assert scores["asymmetry"]["traditional fa"]["found"] == 0
     assert scores["local"]["traditional fa"]["found"] == 1
     assert "found" not in scores["local"]["sensitivity fa"]
+    rows = scores["asymmetry"]
+    shares = [rows[f"{one} fa"]["share"] for one in ("sensitivity", "untrained")]
+    assert rows["sensitivity fa"]["ratio"] == score_dwi.ratio(*shares)
 
 
 def test_the_command_prints_it_and_says_what_is_not_met(made, capsys):
@@ -92,7 +95,7 @@ def test_the_command_prints_it_and_says_what_is_not_met(made, capsys):
     said = capsys.readouterr().out
     assert "traditional fa" in said
     assert "accuracy 0.900" in said
-    assert "NOT met (0.850)" in said
+    assert "NOT met (0.700)" in said
     assert demo.main(["score", *map(str, made), "--strict"]) == demo.UNUSABLE
 
 
