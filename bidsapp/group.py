@@ -11,7 +11,6 @@ from nipype.pipeline import engine as pe
 
 from bidsapp import anomaly
 from bidsapp.cohort import CohortTable
-from bidsapp.columns import write_columns
 from bidsapp.diary import Diary, tell
 from bidsapp.execution import execute
 from bidsapp.images import cohort_of, image_modality, image_options, quality_tables
@@ -151,6 +150,8 @@ def _run_group(
     )
     diktiometry = any(one["method"] in OF_TENSORS for one in settings.recipe.attribution)
     if diktiometry and not diary.failures:
+        from bidsapp.columns import write_columns  # matplotlib makes a folder when it is imported
+
         write_columns(settings.output_dir, name, settings.work_dir)
     diary.write(settings.output_dir / "logs/group.json")
     write_methods(settings, diary)
