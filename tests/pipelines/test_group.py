@@ -180,6 +180,34 @@ def test_folds_methods_and_maps_are_mapped(build):
     assert nodes["test"].inputs.name == ["image", "lrpbeta1"]
 
 
+def test_maps_of_unregistered_images_are_taken_to_the_template_before_they_are_tested(
+    build, tmp_path
+):
+    files = [tmp_path / f"{name}.h5" for name in ("image", "way")]
+    for file in files:
+        file.write_bytes(b"")
+    ways = {("01", ""): tuple(map(str, files)), ("02", "b"): tuple(map(str, files))}
+    maps = ("md", "lrpbeta1")
+    workflow = build(
+        study(
+            space="individual", modality="dwi", ways=ways, statistics=StatisticsOptions(maps=maps)
+        )
+    )
+    graph = workflow._graph
+    after = {node.name: {one.name for one in graph.successors(node)} for node in graph}
+    assert after["carry_maps"] == {"gather_maps"}
+    assert {"stacks", "test", "save_carried"} <= after["gather_maps"]
+    assert "test" not in after["predict"]  # who has no way there is not tested
+    carry, gather = (workflow.get_node(name).inputs for name in ("carry_maps", "gather_maps"))
+    assert carry.participant == gather.participants == ["01", "02"]
+    assert carry.session == gather.sessions == ["", "b"]
+    assert (list(carry.names), list(carry.maps)) == (["saliency", "lrpbeta1"], ["md"])
+    assert list(workflow.get_node("stacks").inputs.names) == ["saliency", "lrpbeta1", "md"]
+    assert "analyse" not in after
+    (said,) = study(space="individual", ways=ways).card({}, {}, 3)["NotComputed"]
+    assert "taken to the template afterwards" in said
+
+
 def test_everybody_of_every_method_is_drawn_once(build, monkeypatch):
     monkeypatch.setattr("pipelines.stages.BLOCK", 5)
     draw = build().get_node("draw")
