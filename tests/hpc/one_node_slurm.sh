@@ -26,6 +26,8 @@ fi
 mkdir -p "$folder"/{state,spool,munge}
 chmod 700 "$folder/munge"
 (umask 077; head -c 256 /dev/urandom > "$folder/munge/key")
+# nproc would take OMP_NUM_THREADS for the number of CPUs.
+cpus=$(env --unset=OMP_NUM_THREADS --unset=OMP_THREAD_LIMIT nproc)
 megabytes=$(awk '/^MemTotal/ {print int($2 * 0.9 / 1024)}' /proc/meminfo)
 cat > "$SLURM_CONF" << END
 ClusterName=test
@@ -56,7 +58,7 @@ AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/filetxt
 JobCompLoc=$folder/ended.txt
 ReturnToService=2
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$megabytes State=UNKNOWN
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$megabytes State=UNKNOWN
 PartitionName=all Nodes=$node Default=YES MaxTime=INFINITE State=UP
 END
 munged --force --key-file="$folder/munge/key" --socket="$folder/munge/socket" \

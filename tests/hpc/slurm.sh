@@ -44,12 +44,18 @@ for folder in "$DATA"/sub-*/; do basename "$folder"; done > "$PEOPLE"
 say "demo made, $(wc -l < "$PEOPLE") people"
 
 ended() { # ended NAME: every job of that name has left the queue
-  while squeue --noheader --name "$1" | grep -q .; do sleep 1; done
+  while squeue --noheader --name "$1" | grep -q .; do
+    squeue --noheader --name "$1" --format %r | grep -qE 'PartitionConfig|Never|BadConstraints' \
+      && fail "$1 can never run here: $(squeue --noheader --name "$1" --format '%i %r')"
+    sleep 1
+  done
 }
 
+cpus=$(sinfo --noheader --format %c)
 first=$(sbatch --parsable --array="1-$(wc -l < "$PEOPLE")" --mem=2G \
   "$project/docs/slurm/participant.sbatch")
-second=$(sbatch --parsable --dependency="afterany:${first%%;*}" --gres=none --cpus-per-task=2 \
+second=$(sbatch --parsable --dependency="afterany:${first%%;*}" --gres=none \
+  --cpus-per-task=$((cpus < 2 ? cpus : 2)) \
   --mem=4G "$project/docs/slurm/group.sbatch")
 squeue --noheader --job "$second" --format %E | grep -q '^afterany' \
   || fail "the group level does not wait"
