@@ -140,8 +140,11 @@ def _found(
 
 
 def _readable(scans: Sequence[Scan], diary: Diary) -> list[Scan]:
-    """The scans whose file can be opened; each of the others is a failure of its own."""
-    problems = {scan: unreadable(scan.path) for scan in scans}
+    """The scans whose files can be opened; each of the others is a failure of its own.
+
+    A T1w image that cannot be opened is no reason to go on as without one: others have theirs.
+    """
+    problems = {scan: _first_unreadable(scan) for scan in scans}
     diary.fail(
         [
             Failure(f"participant.sub_{scan.participant}.read", sentence, scan.path)
@@ -150,6 +153,11 @@ def _readable(scans: Sequence[Scan], diary: Diary) -> list[Scan]:
         ]
     )
     return [scan for scan, sentence in problems.items() if not sentence]
+
+
+def _first_unreadable(scan: Scan) -> str:
+    paths = (scan.path, scan.t1w.path) if scan.t1w else (scan.path,)
+    return next(filter(None, map(unreadable, paths)), "")
 
 
 def _preprocess(settings: Settings, scans: Sequence[Scan], diary: Diary) -> None:

@@ -100,7 +100,7 @@ def load_volume(path: str | Path, *, mean: bool = False) -> tuple[nib.Nifti1Imag
             f"{path}: every voxel is {data.flat[0]:g}; the image is empty, export it again"
         )
     canonical = nib.as_closest_canonical(nib.Nifti1Image(data, image.affine))
-    if _is_sheared(canonical.affine):
+    if is_sheared(canonical.affine):
         from nibabel.processing import resample_to_output
 
         canonical = resample_to_output(canonical, canonical.header.get_zooms()[:3], order=1)
@@ -133,7 +133,7 @@ def load_series(path: str | Path) -> tuple[nib.Nifti1Image, np.ndarray, list[str
             "series, or leave this scan out by --bids-filter-file"
         )
     _check_geometry(path, image)
-    if _is_sheared(image.affine):
+    if is_sheared(image.affine):
         raise InputError(
             f"{path}: the image axes are not at right angles, so that gradient directions along "
             "them mean nothing; convert it again from the DICOM files"
@@ -192,22 +192,10 @@ def _finite(path: str | Path, data: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def _check_geometry(path: str | Path, image: Any) -> None:
-    header = image.header
-    if isinstance(header, nib.Nifti1Header) and not (header["sform_code"] or header["qform_code"]):
-        raise InputError(
-            f"{path}: has neither qform nor sform, so left and right cannot be told apart; "
-            "convert it again from the DICOM files"
-        )
-    if isinstance(header, nib.Nifti1Header) and _forms_disagree(image):
-        raise InputError(
-            f"{path}: its qform and sform disagree about where left and right, front and back, or "
-            "up and down are; convert it again from the DICOM files"
-        )
+    check_placement(path, image, "convert it again from the DICOM files")
     if len(image.shape) < 3:
         raise InputError(f"{path}: is a {len(image.shape)}D image; one 3D volume is needed")
     size = np.linalg.norm(image.affine[:3, :3], axis=0)
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
-        raise InputError(f"{path}: its affine matrix is singular; convert the image again")
     extent = size * image.shape[:3]
     if min(image.shape[:3]) < SMALLEST_AXIS_VOXELS or extent.min() < SMALLEST_AXIS_MM:
         raise InputError(
@@ -215,6 +203,36 @@ def _check_geometry(path: str | Path, image: Any) -> None:
             f"({extent[0]:.0f}x{extent[1]:.0f}x{extent[2]:.0f} mm), too small for a head; is it a "
             "localiser?"
         )
+
+
+def check_placement(path: str | Path, image: Any, remedy: str) -> None:
+    """Refuse a header that does not tell where voxels lie, or which side is left.
+
+    Parameters
+    ----------
+    path
+        For the message.
+    image : nibabel image
+    remedy : str
+        What to do, as the end of a sentence.
+
+    Raises
+    ------
+    models.errors.InputError
+        Neither form is given, both disagree about sides, or the affine is singular.
+    """
+    header = image.header
+    if isinstance(header, nib.Nifti1Header) and not (header["sform_code"] or header["qform_code"]):
+        raise InputError(
+            f"{path}: has neither qform nor sform, so left and right cannot be told apart; {remedy}"
+        )
+    if isinstance(header, nib.Nifti1Header) and _forms_disagree(image):
+        raise InputError(
+            f"{path}: its qform and sform disagree about where left and right, front and back, or "
+            f"up and down are; {remedy}"
+        )
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+        raise InputError(f"{path}: its affine matrix is singular; {remedy}")
 
 
 def _forms_disagree(image: Any) -> bool:
@@ -231,7 +249,8 @@ def _forms_disagree(image: Any) -> bool:
     return bool(np.linalg.det(turn) < 0 or (np.diag(turn) < 0).any())
 
 
-def _is_sheared(affine: np.ndarray) -> bool:
+def is_sheared(affine: np.ndarray) -> bool:
+    """Whether the axes are not at right angles, which ANTs cannot express."""
     cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return not np.allclose(cosines.T @ cosines, np.eye(3), atol=1e-3)
 

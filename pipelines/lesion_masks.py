@@ -8,13 +8,15 @@ import nibabel as nib
 import numpy as np
 
 from models.errors import InputError
-from pipelines.inputs import Scan
+from pipelines.images import check_placement, is_sheared
+from pipelines.inputs import Scan, unreadable
 
 LABELS = ("lesion", "L")  # the second is what BIDS derivatives write
 SUFFIXES = ("mask", "dseg")
 OF_IMAGE = ("", "FLAIR", "orig", "native", "individual", "scanner")  # spaces of the image itself
 OF_T1W = ("T1w",)
 CUT = 0.5  # of values between 0 and 1
+ROUNDING = 1e-4  # of scaled integers, and of masks that were resampled
 NAMED = 5  # people in one sentence
 REFUSED = "LesionMaskRefused"  # field of the sidecar of the quality numbers
 
@@ -132,7 +134,10 @@ def _choose(scan: Scan, candidates: Sequence[tuple[str, Path]]) -> tuple[Path | 
     mine, warnings, image = [], [], entities(scan.path)
     for name, path in candidates:
         theirs = entities(path)
-        if any(theirs.get(key, image.get(key)) != image.get(key) for key in ("acq", "run", "ce")):
+        problem = unreadable(path)
+        if problem:
+            warnings.append(f"{_who(scan)}: lesion mask {problem}; passed over")
+        elif any(theirs.get(key, image.get(key)) != image.get(key) for key in ("acq", "run", "ce")):
             warnings.append(f"{_who(scan)}: {path.name} of {name} is of another image; passed over")
         elif not _related(scan, theirs.get("space", "")):
             warnings.append(
@@ -182,7 +187,8 @@ def read_lesions(path: Path) -> tuple[nib.Nifti1Image, list[str]]:
     Raises
     ------
     models.errors.InputError
-        Not readable, not 3D, without orientation, or with values that no mask has.
+        Not readable, not 3D, without orientation or with two that disagree, or with values that no
+        mask has.
     """
     try:
         stored = nib.load(path)
@@ -193,15 +199,21 @@ def read_lesions(path: Path) -> tuple[nib.Nifti1Image, list[str]]:
         raise InputError(
             f"{path}: has {'x'.join(map(str, data.shape))} voxels; a lesion mask is one 3D volume"
         )
-    header = stored.header
-    if isinstance(header, nib.Nifti1Header) and not (header["sform_code"] or header["qform_code"]):
-        raise InputError(
-            f"{path}: has neither qform nor sform, so left and right cannot be told apart; write "
-            "it again with the header of its image"
-        )
+    check_placement(path, stored, "write it again with the header of its image")
     values, notes = _binary(path, data.reshape(data.shape[:3]))
     image = nib.Nifti1Image(values.astype(np.uint8), stored.affine)  # type: ignore[attr-defined]
+    if is_sheared(image.affine):
+        image = _straight(image)
+        notes.append(f"{path.name}: its axes are not at right angles: moved to a straight grid")
     return nib.as_closest_canonical(image), notes
+
+
+def _straight(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """The mask on axes at right angles."""
+    from nibabel.processing import resample_to_output
+
+    found = resample_to_output(image, min(image.header.get_zooms()[:3]), order=0)
+    return nib.Nifti1Image(np.asarray(found.dataobj, np.uint8), found.affine)
 
 
 def _binary(path: Path, data: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -210,18 +222,19 @@ def _binary(path: Path, data: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if bad.any():
         notes.append(f"{path.name}: {int(bad.sum())} NaN or infinite voxels count as no lesion")
         data = np.where(bad, 0, data)
-    whole = np.array_equal(data, np.round(data))
-    if data.min() < 0 or (not whole and data.max() > 1):
+    rounded = np.round(data)
+    whole = np.allclose(data, rounded, rtol=0, atol=ROUNDING)
+    if data.min() < -ROUNDING or (not whole and data.max() > 1 + ROUNDING):
         raise InputError(
             f"{path}: holds values from {data.min():g} to {data.max():g}, so it is no lesion mask; "
             "a mask is 0 and 1, a segmentation whole numbers, a probability between 0 and 1"
         )
+    lesions = rounded > 0 if whole else data >= CUT
     if not whole:
         notes.append(f"{path.name}: holds values between 0 and 1; cut at {CUT:g}")
-        return data >= CUT, notes
-    if data.max() > 1:
-        count = len(np.unique(data)) - 1
+    elif rounded.max() > 1:
+        count = len(np.unique(rounded[lesions]))
         notes.append(f"{path.name}: is not binary; every label above 0 ({count}) counts as lesion")
-    if not data.any():
+    if not lesions.any():
         notes.append(f"{path.name}: is empty; this person counts as without lesions")
-    return data > 0, notes
+    return lesions, notes

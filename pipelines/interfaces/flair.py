@@ -28,6 +28,7 @@ from pipelines.lesion_masks import REFUSED, in_t1w, read_lesions
 from pipelines.quality import flags_of
 
 UNRELATED = 0.5  # of the lesions must be in the brain, or the mask is of another space
+MOST_BRAIN = 0.5  # that can be lesion, or the mask is of the brain, its background or an image
 WHITE_SHARE = (0.15, 0.7)  # of the brain, with its fluid; else the segmentation has failed
 CUT = (1.0, 99.0)  # percentiles of the T1w signal that is segmented
 AROUND_BRAIN_MM = 8.0  # margin in which head and head are compared
@@ -270,7 +271,9 @@ class BringLesions(SimpleInterface):
         ).numpy()
         brain = read_nifti(self.inputs.mask)
         said = self._lost(path, image, seen)
-        kept = (native > 0) & (np.asarray(brain.dataobj) > 0)
+        inside = np.asarray(brain.dataobj) > 0
+        kept = (native > 0) & inside
+        _check_share(path, float(kept.sum() / inside.sum()))
         if np.asarray(image.dataobj).any() and not kept.any():
             said.append(
                 f"{path.name}: its lesions are too small to meet a voxel of {self.inputs.of}"
@@ -308,6 +311,15 @@ class BringLesions(SimpleInterface):
         if 1 - share < 0.01:
             return []
         return [f"{path.name}: {1 - share:.0%} lies outside of the brain and was cut off"]
+
+
+def _check_share(path: Path, share: float) -> None:
+    if share > MOST_BRAIN:
+        raise InputError(
+            f"{path}: marks {share:.0%} of the brain, so it is no lesion mask: is it one of the "
+            "brain, an image, or inverted? Give a mask that is 1 in lesions and 0 elsewhere, or "
+            "take it away"
+        )
 
 
 def _voxel_ml(image: nib.Nifti1Image) -> float:

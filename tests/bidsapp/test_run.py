@@ -158,6 +158,30 @@ def test_a_link_to_nowhere_fails_alone(brainwhy, recipe, tmp_path):
     assert "failed: sub-zero: " in outcome.said
 
 
+def test_who_lacks_the_t1w_image_that_another_modality_goes_by_fails_alone(brainwhy, tmp_path):
+    """FLAIR, DWI and SPECT lean on it: a link to nowhere once took everybody along."""
+    raw = describe(tmp_path / "raw")
+    for who in ("annexed", "zero"):
+        for suffix in ("FLAIR", "T1w"):
+            path = raw / f"sub-{who}/anat/sub-{who}_{suffix}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(volume(value=0), path)
+    link = raw / "sub-annexed/anat/sub-annexed_T1w.nii.gz"
+    link.unlink()
+    link.symlink_to("../../.git/annex/objects/MD5E-s1--0.nii.gz")
+    mask = raw / "derivatives/lst/sub-zero/anat/sub-zero_label-lesion_mask.nii.gz"
+    mask.parent.mkdir(parents=True)
+    mask.symlink_to("../../.git/annex/objects/MD5E-s2--0.nii.gz")
+    outcome = brainwhy(
+        raw, tmp_path / "out", "participant", "--recipe", "demo-flair", "--nprocs", 1
+    )
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.said
+    assert f"failed: sub-annexed: {link}: is a link to a file that is not here" in outcome.said
+    assert "failed: sub-zero: " in outcome.said  # got as far as its own image
+    assert f"sub-zero: lesion mask {mask}: is a link to a file that is not here" in outcome.said
+
+
 # --- refused early -------------------------------------------------------------------------------
 
 

@@ -291,12 +291,27 @@ def test_a_lesion_between_the_voxels_is_no_mask_of_another_space(bring):
     assert "too small to meet a voxel of sub-01_FLAIR.nii.gz" in done.meta["Warnings"][0]
 
 
+def test_a_mask_on_sheared_axes_is_placed_by_its_header(bring):
+    """Voxel (i, j, k) lies at x = 2i + 1.5j mm: the cube is a slanted box, and ANTs knows none."""
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = 2, -6, 0
+    affine[0, 1] = 1.5
+    done = bring(lesion(np.s_[2:6, 8:12, 8:12]), affine)
+    there = np.argwhere(read_nifti(done.out_file).get_fdata() > 0) * 2.0
+    cube = np.argwhere(lesion(np.s_[2:6, 8:12, 8:12]) > 0)
+    assert there.mean(0) == pytest.approx(nib.affines.apply_affine(affine, cube).mean(0), abs=0.5)
+    rows = [there[there[:, 1] == y, 0].mean() for y in np.unique(there[:, 1])]
+    assert rows[-1] - rows[0] == pytest.approx(4.5, abs=1.0)  # three rows of 1.5 mm
+    assert any("not at right angles" in one for one in done.meta["Warnings"])
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
         (lesion(FAR), "Give the mask in the space of the FLAIR image"),
         (lesion(BOX, -1), "a mask is 0 and 1"),
         (lesion(BOX, 7.5), "a mask is 0 and 1"),
+        (lesion(np.s_[4:16, 4:16, 4:16]), "marks 100% of the brain, so it is no lesion mask"),
         (None, "not a readable lesion mask"),
     ],
 )

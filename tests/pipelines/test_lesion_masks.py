@@ -130,6 +130,19 @@ def test_masks_without_image_and_the_reverse_are_said(bids):
     assert "sub-02: has no lesion mask, others have" in said
 
 
+def test_a_mask_that_is_not_here_is_said_and_the_next_one_is_taken(bids):
+    link = put(bids / "derivatives/annexed", f"sub-01_{MASK}")
+    link.unlink()
+    link.symlink_to("../../.git/annex/objects/MD5E-s1--0.nii.gz")
+    [one], warnings = found(bids, scan(), people=("01",))
+    assert one.lesions is None
+    assert [("datalad get" in said, str(link) in said) for said in warnings] == [(True, True)]
+    other = put(bids / "derivatives/here", f"sub-01_{MASK}")
+    [one], warnings = found(bids, scan(), people=("01",))
+    assert one.lesions == other
+    assert "datalad get" in warnings[0]
+
+
 def test_masks_of_people_who_are_not_there_are_said_in_one_sentence(bids):
     for k in range(1, 9):
         put(bids / "derivatives/lst", f"sub-{k:02d}_{MASK}")
@@ -177,6 +190,43 @@ def test_what_can_be_mended_is_said(tmp_path, values, kept, said):
     image, notes = read_lesions(stored(tmp_path, data))
     assert int(image.get_fdata().sum()) == kept
     assert any(said in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "kept", "said"),
+    [
+        ([0, 1 + 1e-6, -1e-6, 1 - 1e-6], 2, []),  # rounding of whoever wrote it
+        ([0, 0.3, 0.75, 1 + 1e-6], 2, ["holds values between 0 and 1"]),
+        ([0, 0.1, 0.2, 0.3], 0, ["holds values between 0 and 1", "is empty"]),
+        ([2, 2, 2, 3], 4, ["every label above 0 (2)"]),
+    ],
+)
+def test_rounding_is_no_value_and_what_the_cut_leaves_is_said(tmp_path, values, kept, said):
+    image, notes = read_lesions(stored(tmp_path, np.reshape(values, (4, 1, 1))))
+    assert int(image.get_fdata().sum()) == kept
+    assert len(notes) == len(said)
+    assert all(one in note for one, note in zip(said, notes, strict=True))
+
+
+def test_a_mask_whose_forms_disagree_about_sides_is_refused(tmp_path):
+    """As an image would be: by the one form the lesion lies left, by the other right."""
+    image = nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4))
+    image.set_sform(np.diag([-1.0, 1, 1, 1]), code=1)
+    image.set_qform(np.eye(4), code=1)
+    nib.save(image, tmp_path / MASK)
+    with pytest.raises(InputError, match=r"disagree about where left and right.*header of its im"):
+        read_lesions(tmp_path / MASK)
+
+
+def test_a_mask_with_a_singular_header_is_refused(tmp_path):
+    path = tmp_path / "sub-01_label-lesion_mask.nii"
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), path)
+    header = nib.Nifti1Image.from_filename(path).header
+    header["qform_code"], header["sform_code"], header["srow_z"] = 0, 1, 0
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    path.write_bytes(header.binaryblock + bytes(4 + 64))
+    with pytest.raises(InputError, match="affine matrix is singular"):
+        read_lesions(path)
 
 
 @pytest.mark.parametrize("values", [[-1, 0, 1, 0], [0, 1.5, 7.25, 0]])
