@@ -42,6 +42,7 @@ def study_of(settings: Settings, name: str, splits: Sequence[Split]) -> Study:
         ],
         table=network,
         output_dir=settings.output_dir,
+        grid=grid,
     )
     return Study(
         model=name,

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from models.errors import InputError
+from models.grids import Grid
 from models.training.splits import Split
 from models.training.transfer import Transfer, start_from
 from pipelines.derivatives import read_table, write_table
@@ -69,6 +70,7 @@ def plan_starts(
     networks: Sequence[nn.Module],
     table: Mapping[str, Any],
     output_dir: Path,
+    grid: Grid,
 ) -> Starts:
     """Choose a stored network for every split.
 
@@ -83,6 +85,8 @@ def plan_starts(
     table : mapping
         The recipe's [network].
     output_dir : Path
+    grid : Grid
+        Of the images here. Weights may fit images of another one, which is said.
 
     Raises
     ------
@@ -115,7 +119,25 @@ def plan_starts(
         }
         for fold in chosen
     ]
-    return Starts(folds, _warnings(splits, chosen, source))
+    return Starts(folds, _of_other_grid(source, grid) + _warnings(splits, chosen, source))
+
+
+def _of_other_grid(source: StoredModel, grid: Grid) -> list[str]:
+    """A sentence where the weights fit, but were learnt on voxels of other size or place."""
+    theirs = source.grid
+    if (theirs.shape, theirs.voxel_mm, theirs.origin_mm) == (
+        grid.shape, grid.voxel_mm, grid.origin_mm
+    ):  # fmt: skip
+        return []
+    return [
+        f"model {source.name}, from which the weights start, was trained on grid {_grid(theirs)}, "
+        f"and the images here lie on {_grid(grid)}: what its filters learnt has another size or "
+        "place here"
+    ]
+
+
+def _grid(grid: Grid) -> str:
+    return f"{grid.name} ({'x'.join(map(str, grid.shape))} voxels of {grid.voxel_mm:g} mm)"
 
 
 def _same_dataset(source: StoredModel, output_dir: Path) -> bool:

@@ -56,7 +56,7 @@ def store(output, name="source", scores=((0.7, 0.5), (0.8, 0.6), (0.8, 0.4)), ro
     )
 
 
-def plan(output, splits=SPLITS, table=NETWORK, trained="target", networks=(), **options):
+def plan(output, splits=SPLITS, table=NETWORK, trained="target", networks=(), grid=GRID, **options):
     return plan_starts(
         Transfer(**{"model": "source"} | options),
         splits,
@@ -64,6 +64,7 @@ def plan(output, splits=SPLITS, table=NETWORK, trained="target", networks=(), **
         networks=networks or [new_network(NETWORK, GRID)],
         table=table,
         output_dir=output,
+        grid=grid,
     )
 
 
@@ -91,6 +92,20 @@ def test_new_people_start_from_the_fold_of_the_best_kept_epoch(tmp_path):
         "Source": 3,
         "SourceFingerprint": "made-3",
     }
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [Grid("tiny", GRID.shape, 2.0, GRID.origin_mm), Grid("tiny", GRID.shape, 4.0, (8.0, 0.0, 0.0))],
+)
+def test_weights_that_fit_another_grid_are_taken_with_a_word(tmp_path, grid):
+    """As many voxels of another size or place: no shape tells."""
+    store(tmp_path)
+    starts = plan(tmp_path, others(), grid=grid)
+    assert [one["fold"] for one in starts.folds] == [3, 3, 3]
+    (said,) = starts.warnings
+    assert "was trained on grid tiny (22x22x22 voxels of 4 mm)" in said
+    assert f"voxels of {grid.voxel_mm:g} mm): what its filters learnt" in said
 
 
 def test_the_same_people_start_from_folds_that_never_saw_whom_they_test(tmp_path):
