@@ -171,7 +171,8 @@ def lesions(output_dir: Path, models: Mapping[str, str], positive: str) -> pd.Da
         for path in _of_model(output_dir, model, positive, "method-*_desc-lesions_heatmap.tsv"):
             means = read_sidecar(path).get("Means", {}).get(positive, {})
             table = read_table(path)
-            patients = int((table["label"].eq(positive) & table["lesion_voxels"].notna()).sum())
+            having = table["label"].eq(positive) & table["lesion_voxels"].notna()
+            patients = table.loc[having, "participant_id"].nunique()
             row = {"variant": variant, "method": entities(path)["method"], "patients": patients}
             rows.append(row | {name: means.get(name) for name in LESIONS})
     return pd.DataFrame(rows, columns=["variant", "method", "patients", *LESIONS])

@@ -201,10 +201,14 @@ class AnalyseLesions(_Shared):
         return [i for i, _ in both], [one for _, one in both]
 
     def _correlations(self, table: pd.DataFrame) -> dict[str, Any]:
-        """Lesion sum and relevance sum (S3 figure 4), over everybody and over the patients."""
+        """Lesion sum and relevance sum (S3 figure 4), over everybody and over the patients.
+
+        The first image of each person counts: those of one person cannot change places with those
+        of others, as a permutation asks.
+        """
         from models.association import correlation
 
-        known = table["lesion_voxels"].notna() if "lesion_voxels" in table else table["label"] == ""
+        known = table["lesion_voxels"].notna() & ~table.duplicated("participant_id")
         groups = {"everybody": known, self.inputs.classes[1]: known & self.positive}
         found = {}
         for name, members in groups.items():

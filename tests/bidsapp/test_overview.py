@@ -118,7 +118,13 @@ def test_what_lesions_get_by_every_network(tmp_path):
     path = tmp_path / (
         "group/mod-FLAIR_space-MNI_model-msfilled_target-MS_method-lrp_desc-lesions_heatmap.tsv"
     )
-    people = pd.DataFrame({"label": [*["MS"] * 4, "HC"], "lesion_voxels": [9, 5, 0, None, 3]})
+    people = pd.DataFrame(
+        {
+            "participant_id": [f"sub-{who}" for who in "aabcdh"],  # two images of the first
+            "label": [*["MS"] * 5, "HC"],
+            "lesion_voxels": [9, 8, 5, 0, None, 3],
+        }
+    )
     write_table(path, people)
     means = {"MS": {"lesion_relevance": 0.1, "lesion_coverage": 0.01, "auc": None}}
     write_json(path.with_suffix(".json"), {"Means": means})

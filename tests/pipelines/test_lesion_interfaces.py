@@ -11,7 +11,7 @@ import pytest
 from models.errors import InputError
 from models.grids import full_grid
 from models.lesions import measures
-from models.volumes import write_cache
+from models.volumes import open_cache, write_cache
 from pipelines import transfer
 from pipelines.derivatives import read_table, write_table
 from pipelines.images import write_nifti
@@ -105,6 +105,27 @@ def test_every_person_s_numbers(study):
         assert np.isfinite(row["auc_untrained"]) == (i < 4)
     assert (table["auc"].dropna() > 0.9).all()
     assert (table["top_share"].dropna() > table["top_share_untrained"].dropna()).all()
+
+
+def test_of_several_images_of_a_person_the_first_counts_in_the_correlation(study):
+    """A second image of everybody, the same: no more people, and not a smaller p."""
+    folder, given, maps, _, _ = study
+    p = _correlation(given)["everybody"]
+    for name in ("cohort", "predictions"):
+        table = read_table(folder / f"{name}.tsv")
+        both = [table.assign(session_id=f"ses-{k}") for k in (1, 2)]
+        write_table(folder / f"{name}.tsv", pd.concat(both))
+    np.save(folder / "stack.npy", np.concatenate([maps, maps]))
+    first = open_cache(folder / "cache")
+    keys = [(who, session) for session in "12" for who in PEOPLE]
+    write_cache(folder / "both", keys, [*first.volumes, *first.volumes], GRID)
+    again = _correlation(given | {"cache": str(folder / "both")})["everybody"]
+    assert (again["people"], again["r"], again["p"]) == (p["people"], p["r"], p["p"])
+
+
+def _correlation(given):
+    products = AnalyseLesions(**given).run().outputs.products
+    return one(products, "_desc-lesions_heatmap.tsv")[1]["sidecar"]["Correlation"]
 
 
 def test_means_and_the_correlation_of_lesions_and_relevance(study):
