@@ -154,13 +154,26 @@ def _alarm(shelf: Shelf, models: list[str]) -> str | None:
 
 # --- preprocessing -------------------------------------------------------------------------------
 
+ONLY = "The scan"  # of a person who has one
+
 
 def _scan_title(found: Item) -> str:
     names = {"ses": "Session", "acq": "Acquisition", "run": "Run"}
-    parts = ["FLAIR"] * _is_flair(found) + ["SPECT"] * _is_spect(found)
-    parts += ["Diffusion"] * _is_diffusion(found)
-    parts += [f"{names[key]} {found[key]}" for key in _SCAN if found[key]]
-    return ", ".join(parts) or "The scan"
+    parts = [_kind(found), *(f"{names[key]} {found[key]}" for key in _SCAN if found[key])]
+    return ", ".join(filter(None, parts)) or ONLY
+
+
+def _in_sentence(title: str) -> str:
+    """The title inside of a sentence; names of modalities and labels stay as they are."""
+    return re.sub(
+        r"(^|, )(The|Session|Acquisition|Run|Diffusion)\b", lambda word: word[0].lower(), title
+    )
+
+
+def _kind(found: Item) -> str:
+    """What titles call the kind of image; "" for T1w."""
+    kinds = {"FLAIR": _is_flair, "SPECT": _is_spect, "Diffusion": _is_diffusion}
+    return ", ".join(name for name, is_one in kinds.items() if is_one(found))
 
 
 def _is_flair(found: Item) -> bool:
@@ -183,15 +196,21 @@ def _scans(shelf: Shelf, label: str) -> list[Scan]:
     firsts: dict[str, Item] = {}
     for one in [*tables, *pictures]:
         firsts.setdefault(_scan_title(one), one)
+    several = {_kind(one) for one in firsts.values()} > {""}
     return [
         _scan(
             shelf,
-            title,
+            _beside_others(title) if several and not _kind(first) else title,
             [t for t in tables if _scan_title(t) == title],
             [p for p in pictures if _scan_title(p) == title],
         )
-        for title in firsts
+        for title, first in firsts.items()
     ]
+
+
+def _beside_others(title: str) -> str:
+    """Title of a T1w image on a page that has images of another kind."""
+    return "T1w" if title == ONLY else f"T1w, {title}"
 
 
 # What a scan's pictures are expected to be, by the beginning of their desc.
@@ -378,7 +397,7 @@ def _prediction(found: Item, row: Mapping[str, Any], truth: str | None) -> Predi
     if truth is not None:
         sentences.append(_comparison(truth, wording.text(answer)))
     sentences.append(_ensemble(_known(row, "n_models"), _known(row, "out_of_fold")))
-    session = f", {_scan_title(found).lower()}" if any(found[key] for key in _SCAN) else ""
+    session = f", {_in_sentence(_scan_title(found))}" if any(found[key] for key in _SCAN) else ""
     return Prediction(f"Model {found['model']}{session}", probability, target, sentences)
 
 
@@ -438,7 +457,7 @@ def _heatmap(
     sidecar = shelf.sidecar(image) if image else {}
     method = str(sidecar.get("Method") or any_of["method"])
     explained = str(sidecar.get("ExplainedClass") or any_of["target"])
-    where = f" · {_scan_title(any_of).lower()}" if any(any_of[key] for key in _SCAN) else ""
+    where = f" · {_in_sentence(_scan_title(any_of))}" if any(any_of[key] for key in _SCAN) else ""
     model = f" · model {any_of['model']}"
     title = f"{wording.method_name(method)}: evidence for {explained}"
     books, balance = wording.ledger(sidecar)
@@ -498,10 +517,12 @@ def _statements(
 def _quality(scans: list[Scan]) -> Statement:
     if not any(scan.numbers for scan in scans):
         return Statement("No quality numbers of the preprocessing were found.", "attention")
-    flagged = [f"{scan.title.lower()}: {'; '.join(scan.flags)}" for scan in scans if scan.flags]
+    flagged = [
+        f"{_in_sentence(scan.title)}: {'; '.join(scan.flags)}" for scan in scans if scan.flags
+    ]
     if flagged:
         return Statement(
-            f"Look at the preprocessing first. {' · '.join(flagged).capitalize()}.", "attention"
+            f"Look at the preprocessing first. {wording.capital(' · '.join(flagged))}.", "attention"
         )
     images = wording.count(len(scans), "image")
     return Statement(f"Preprocessing: nothing was flagged ({images}).", "good")

@@ -414,6 +414,32 @@ def test_sessions_are_kept_apart(derivatives):
     assert "Session b" in text
 
 
+def test_a_t1w_image_is_named_where_there_is_one_of_another_kind(derivatives):
+    """Else its flags would read as if they were those of the FLAIR image."""
+    assert "T1w, Session a" not in Page(participant_page(derivatives, "09")).text
+    for name, flags in {"_qc": "low correlation", "_mod-FLAIR_qc": None}.items():
+        tsv(
+            derivatives / f"sub-09/ses-a/anat/sub-09_ses-a{name}.tsv",
+            participant_id=["sub-09"],
+            session_id=["a"],
+            mask_volume_ml=[1000],
+            flags=[flags],
+        )
+        tsv(
+            derivatives / f"sub-09/ses-BL/anat/sub-09_ses-BL{name}.tsv",
+            participant_id=["sub-09"],
+            session_id=["BL"],
+            mask_volume_ml=[1000],
+            flags=["odd"],
+        )
+    text = Page(participant_page(derivatives, "09")).text
+    assert "T1w, session BL: odd" in text
+    assert "FLAIR, session BL: odd" in text
+    assert "T1w, Session a" in text
+    assert "FLAIR, Session a" in text
+    assert "T1w, session a: low correlation" in text
+
+
 def test_registration_variants_are_told_apart(derivatives):
     folder = derivatives / "sub-01/anat"
     (folder / "sub-01_qc.tsv").rename(folder / "sub-01_desc-nonlinear_qc.tsv")
