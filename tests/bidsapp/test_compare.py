@@ -246,7 +246,8 @@ def test_heatmaps_regions_and_lesions_are_on_the_page(settings):
         names = {"index": [1, 2], "name": ["Left Insula", "Brain Stem"], "voxels": [4, 4]}
         regions = pd.DataFrame(names | {"sum_AD": [4.0, -8.0], "density_AD": [1.0 + k, -2.0]})
         write_table(group / f"{stem}_atlas-AAL_heatmap.tsv", regions)
-        people = pd.DataFrame({"label": ["AD"], "lesion_voxels": [4]})
+        columns = {"participant_id": ["sub-01"], "label": ["AD"], "lesion_voxels": [4]}
+        people = pd.DataFrame(columns)
         write_table(group / f"{stem}_desc-lesions_heatmap.tsv", people)
         means = {"AD": {"lesion_coverage": 0.01, "lesion_relevance": 0.1 + k}}
         write_json(group / f"{stem}_desc-lesions_heatmap.json", {"Means": means})
