@@ -167,7 +167,7 @@ class Stages:
         summarise.inputs.attribution = attributions
         draw = pe.MapNode(
             PersonMaps(**shared, **self._shared),
-            iterfield=["attribution", "stack", "facts", "block"],
+            iterfield=["attribution", "facts", "block"],
             name="draw",
             mem_gb=1,
         )
@@ -176,7 +176,6 @@ class Stages:
         draw.inputs.block = [[first, blocks] for _ in attributions for first in range(blocks)]
         pack, train, predict = self._nodes("pack", "train", "predict")
         explained = pe.Node(niu.Merge(2), name="explained")
-        of_method = [((one, for_each_block, blocks), one) for one in ("stack", "facts")]
         self.workflow.connect(
             [
                 (pack, explain, CACHED),
@@ -186,7 +185,7 @@ class Stages:
                 (predict, summarise, [("table", "predictions")]),
                 (pack, draw, CACHED),
                 (predict, draw, [("table", "predictions")]),
-                (summarise, draw, of_method),
+                (summarise, draw, [(("facts", for_each_block, blocks), "facts")]),
                 (summarise, explained, [("products", "in1")]),
                 (draw, explained, [("products", "in2")]),
                 (explained, self._sink("save_heatmaps"), [("out", "products")]),
@@ -309,7 +308,7 @@ class Stages:
                 (pack, carry, CACHED),
                 (predict, carry, [("table", "predictions")]),
                 (predict, gather, [("table", "predictions")]),
-                (summarise, carry, [("stack", "stacks")]),
+                (summarise, carry, [("facts", "facts")]),
                 (carry, gather, [("out_file", "files")]),
                 (gather, self._sink("save_carried"), [("products", "products")]),
             ]

@@ -26,7 +26,7 @@ from pipelines.derivatives import SPACE, grid_sidecar, read_table, relative_path
 from pipelines.heatmaps import HeatmapNames, Products, Regions, anatomy, turned
 from pipelines.images import input_affine, write_nifti
 from pipelines.interfaces.networks import prediction_keys
-from pipelines.interfaces.summaries import mean_products
+from pipelines.interfaces.summaries import mean_products, stack_of
 from pipelines.interfaces.volumes import displacement
 
 BRAIN, SHOWN, MIRRORED = "brain", "shown", "mirrored"  # beside the maps in a person's file
@@ -44,7 +44,7 @@ class CarryMapsInputSpec(BaseInterfaceInputSpec):
     cache = traits.Str(mandatory=True)
     content_hash = traits.Str(mandatory=True)
     predictions = File(exists=True, mandatory=True, desc="rows of the stacks")
-    stacks = traits.List(traits.Str, mandatory=True, desc="(people, x, y, z) of each name")
+    facts = traits.List(File(exists=True), mandatory=True, desc="of SummariseMethod, of each name")
     names = traits.List(traits.Str, mandatory=True, desc="of the heatmaps")
     maps = traits.List(traits.Str, mandatory=True, desc="of the images' own maps to take along")
     modality = traits.Str(mandatory=True)
@@ -74,8 +74,8 @@ class CarryMaps(SimpleInterface):
         mirrored = cache.ipsilateral and cache.mirrored[row]
         volume = np.asarray(cache.volumes[row], np.float32)
         maps = {
-            name: np.load(stack, mmap_mode="r")[place]
-            for name, stack in zip(given.names, given.stacks, strict=True)
+            name: stack_of(facts)[place]
+            for name, facts in zip(given.names, given.facts, strict=True)
         } | self._own(volume)
         brain = turned(np.any(volume != 0, axis=0), mirrored)
         where = self._where(cache.grid, cwd)

@@ -20,6 +20,7 @@ from nipype.interfaces.base import (
 from pipelines.derivatives import (
     SPACE,
     derivative_uri,
+    file_hash,
     label,
     read_table,
     relative_path,
@@ -42,14 +43,15 @@ from pipelines.images import write_nifti
 from pipelines.interfaces.attribution import explained_facts, method_facts
 from pipelines.interfaces.networks import prediction_keys, read_cohort
 
+STACK = "stack.npy"
 BLOCK = 12
 """People whose maps one node draws: enough to outweigh a node's start, few enough to share out."""
 
 
-class SummariseMethodInputSpec(BaseInterfaceInputSpec):
+class OfMethodInputSpec(BaseInterfaceInputSpec):
+    """What is known of one method and the people whom it explains."""
+
     attribution = traits.Dict(mandatory=True)
-    folds = traits.List(traits.Str, mandatory=True, desc="folders of ExplainFold")
-    repeats = traits.List(traits.Int, mandatory=True, desc="repeat of each folder, from 1")
     predictions = File(exists=True, mandatory=True)
     cohort = File(exists=True, mandatory=True)
     cache = traits.Str(mandatory=True)
@@ -61,10 +63,15 @@ class SummariseMethodInputSpec(BaseInterfaceInputSpec):
     space = traits.Str(SPACE, usedefault=True, desc="of the images")
 
 
+class SummariseMethodInputSpec(OfMethodInputSpec):
+    folds = traits.List(traits.Str, mandatory=True, desc="folders of ExplainFold")
+    repeats = traits.List(traits.Int, mandatory=True, desc="repeat of each folder, from 1")
+
+
 class SummariseMethodOutputSpec(TraitedSpec):
     stack = File(exists=True, desc="(people, x, y, z) maps, rows as in `people`")
     people = File(exists=True, desc="participant, class and fold of each row")
-    facts = File(exists=True, desc="ledgers and folds of each row, and the controls' mean sums")
+    facts = File(exists=True, desc="what `stack_of` takes; ledgers, folds, the controls' sums")
     region_tables = File(exists=True, desc="of every person in every repeat")
     products = traits.Dict(desc="of the group")
 
@@ -85,10 +92,11 @@ class SummariseMethod(SimpleInterface):
         cache = open_cache(Path(self.inputs.cache))
         table = read_table(Path(self.inputs.predictions))
         keys = prediction_keys(table)
-        maps, ledgers, folds = self._gather(keys, cache.grid.shape, cwd / "stack.npy")
+        maps, ledgers, folds = self._gather(keys, cache.grid.shape, cwd / STACK)
         write_table(cwd / "people.tsv", table[["participant_id", "session_id", "label", "fold"]])
-        self._results |= {"stack": str(cwd / "stack.npy"), "people": str(cwd / "people.tsv")}
-        facts: dict[str, Any] = {"ledgers": ledgers, "folds": folds, "control_sums": None}
+        self._results |= {"stack": str(cwd / STACK), "people": str(cwd / "people.tsv")}
+        facts: dict[str, Any] = {"stack": file_hash(cwd / STACK), "control_sums": None}
+        facts |= {"ledgers": ledgers, "folds": folds}
         sides = {"ipsilateral": cache.ipsilateral}
         regions = Regions.of_space(self.inputs.space, self.inputs.atlas, cache.grid, **sides)
         self._results["products"] = {}
@@ -154,6 +162,15 @@ class SummariseMethod(SimpleInterface):
             maps[row] /= max(len(numbers), 1)
         maps.flush()
         return maps, ledgers, folds
+
+
+def stack_of(facts: str | Path) -> np.ndarray:
+    """The maps (people, x, y, z) of a method, by the facts that SummariseMethod wrote.
+
+    They hold the hash of the maps, which lie beside them: nipype reads every file that is an input
+    of a node to know whether it changed, and a node for each person would read everybody's maps.
+    """
+    return np.load(Path(facts).with_name(STACK), mmap_mode="r")
 
 
 def mean_products(
@@ -231,20 +248,9 @@ def mean_products(
     return products
 
 
-class PersonMapsInputSpec(BaseInterfaceInputSpec):
-    attribution = traits.Dict(mandatory=True)
-    stack = traits.Str(mandatory=True, desc="of SummariseMethod; `facts` tells another from it")
+class PersonMapsInputSpec(OfMethodInputSpec):
     facts = File(exists=True, mandatory=True, desc="of SummariseMethod")
     block = traits.List(traits.Int, mandatory=True, desc="first row, and how many rows to the next")
-    predictions = File(exists=True, mandatory=True)
-    cohort = File(exists=True, mandatory=True)
-    cache = traits.Str(mandatory=True)
-    content_hash = traits.Str(mandatory=True)
-    classes = traits.List(traits.Str, mandatory=True, desc="negative, positive")
-    model = traits.Str(mandatory=True)
-    modality = traits.Str("T1w", usedefault=True)
-    atlas = traits.Str(mandatory=True)
-    space = traits.Str(SPACE, usedefault=True, desc="of the images")
 
 
 class PersonMapsOutputSpec(TraitedSpec):
@@ -266,7 +272,7 @@ class PersonMaps(SimpleInterface):
         given, cwd = self.inputs, Path(runtime.cwd)
         cache = open_cache(Path(given.cache))
         keys = prediction_keys(read_table(Path(given.predictions)))
-        maps = np.load(given.stack, mmap_mode="r")
+        maps = stack_of(given.facts)
         facts = json.loads(Path(given.facts).read_text())
         sums = None if facts["control_sums"] is None else pd.Series(facts["control_sums"])
         names, rows = _names(given, cache), cache.rows(keys)

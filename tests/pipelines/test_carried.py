@@ -17,6 +17,7 @@ from pipelines.derivatives import write_table
 from pipelines.images import write_nifti
 from pipelines.inputs import Scan
 from pipelines.interfaces.carried import BRAIN, CarryMaps, GatherMaps
+from pipelines.interfaces.summaries import STACK
 from pipelines.preprocess.dwi import MODALITY, DwiOptions, dwi_paths, ways_to_template
 from pipelines.preprocess.t1w import MODALITY as T1W
 
@@ -70,7 +71,8 @@ def study(request, tmp_path_factory):
     keys = [("01", ""), ("02", ""), ("03", "")]
     turned = [False, True, False] if mirrored else ()
     cache = write_cache(tmp_path / "cache", keys, [*volumes, volumes[0]], GRID, 6, turned)
-    np.save(tmp_path / "stack.npy", np.array([*spots, spots[0]], np.float32))
+    np.save(tmp_path / STACK, np.array([*spots, spots[0]], np.float32))
+    (tmp_path / "facts.json").write_text("{}")
     table = pd.DataFrame(
         {"participant_id": ["sub-01", "sub-02", "sub-03"], "session_id": [None] * 3,
          "label": ["PD", "HC", "PD"], "fold": [1, 2, 1]}
@@ -81,7 +83,7 @@ def study(request, tmp_path_factory):
             CarryMaps(
                 participant=who, image=image, transform=transform, cache=str(tmp_path / "cache"),
                 content_hash=cache.content_hash, predictions=tmp_path / "predictions.tsv",
-                stacks=[str(tmp_path / "stack.npy")], names=NAMES, maps=["md"], modality="dwi",
+                facts=[tmp_path / "facts.json"], names=NAMES, maps=["md"], modality="dwi",
             ),
             tmp_path / f"carry-{who}",
         )["out_file"]

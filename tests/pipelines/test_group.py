@@ -217,6 +217,7 @@ def test_everybody_of_every_method_is_drawn_once(build, monkeypatch):
         for row in range(first, len(LABELS), step)
     ]
     assert len(draw.inputs.block) == 2 * 3
+    assert "stack" not in draw.inputs.copyable_trait_names()  # each node would read it whole
     assert sorted(rows) == sorted((a["name"], row) for a in ATTRIBUTIONS for row in range(12))
     assert for_each_block(["a", "b"], 3) == ["a", "a", "a", "b", "b", "b"]
 

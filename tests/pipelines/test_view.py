@@ -1,6 +1,7 @@
 """What a network sees of an image: crops, blanked regions, one affected side for everybody."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -18,7 +19,7 @@ from pipelines.figures import plot_slices
 from pipelines.heatmaps import MIRRORED_BACK, anatomy
 from pipelines.images import is_ipsilateral, mark_ipsilateral, read_nifti, write_nifti
 from pipelines.interfaces.networks import PackVolumes
-from pipelines.interfaces.summaries import PersonMaps, SummariseMethod
+from pipelines.interfaces.summaries import PersonMaps, SummariseMethod, stack_of
 from pipelines.preprocess import modality_of
 from pipelines.view import Mask, Sides, View
 
@@ -227,14 +228,17 @@ def summarised(people, tmp_path):
     (tmp_path / "out").mkdir()
     of_all = SummariseMethod(folds=[str(folder)], repeats=[1], **shared)
     of_all._run_interface(SimpleNamespace(cwd=str(tmp_path / "out")))
-    made = {name: of_all._results[name] for name in ("stack", "facts")}
-    products = of_all._results["products"]
+    facts, products = of_all._results["facts"], of_all._results["products"]
     for first in (0, 1):
-        block = PersonMaps(block=[first, 2], **made, **shared)
+        block = PersonMaps(block=[first, 2], facts=facts, **shared)
         block._run_interface(SimpleNamespace(cwd=str(tmp_path / "out")))
         assert not products.keys() & block._results["products"].keys()
         products |= block._results["products"]
-    return {"products": products}
+    maps[0] += 1
+    np.save(folder / "one.npy", maps)
+    (tmp_path / "again").mkdir()
+    of_all._run_interface(SimpleNamespace(cwd=str(tmp_path / "again")))
+    return {"products": products, "facts": facts, "of_other_maps": of_all._results["facts"]}
 
 
 def one_product(results, start, ending):
@@ -244,6 +248,16 @@ def one_product(results, start, ending):
         if path.startswith(start) and path.endswith(ending)
     )
     return found
+
+
+def test_the_facts_of_other_maps_are_others(summarised):
+    """Who draws one person's map is told by them, and does not read everybody's."""
+    first, second = (
+        json.loads(Path(summarised[one]).read_text()) for one in ("facts", "of_other_maps")
+    )
+    assert first.pop("stack") != second.pop("stack")
+    assert first["ledgers"] == second["ledgers"]
+    np.testing.assert_array_equal(stack_of(summarised["facts"])[1][LEFT], 1)
 
 
 @pytest.mark.parametrize(("who", "hot"), [("L", LEFT), ("R", RIGHT)])
