@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 
@@ -78,9 +79,10 @@ def write_columns(output_dir: Path, model: str, work_dir: Path) -> list[Path]:
         return []
     anatomy, made = read_nifti(template()), []
     for one in found:
+        maps = {name: read_nifti(path) for name, path in one.maps.items()}
         drawn = plot_columns(
             anatomy,
-            {_heading(name): read_nifti(path) for name, path in one.maps.items()},
+            {_heading(name, image): image for name, image in maps.items()},
             SLICES_MM,
             units="t in significant clusters",
         )
@@ -156,12 +158,14 @@ def _thresholded(output_dir: Path, model: StoredModel, map_of: str) -> Path | No
     return next(iter(sorted(output_dir.glob(pattern))), None)
 
 
-def _heading(column: str) -> str:
-    return {
+def _heading(column: str, shown: nib.Nifti1Image) -> str:
+    """What stands above a column; an empty one says so, or it would look like a broken figure."""
+    words = {
         POST: "post: unregistered tensors",
         PRE: "pre: registered tensors",
         TRADITIONAL: "traditional",
     }[column]
+    return words if np.any(np.asarray(shown.dataobj)) else f"{words}\nnothing significant"
 
 
 def regions(found: Columns, wanted: str) -> pd.DataFrame:

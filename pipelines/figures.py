@@ -432,7 +432,7 @@ def _column_axes(
 ) -> tuple[Figure, list[list[Axes]], Axes]:
     """Lay out a block of axial slices below each heading, and a colour bar."""
     box = [(one.stop - one.start) * edge for one, edge in zip(view.box, brain.voxel, strict=True)]
-    head, right, between, gap = 0.34, 0.95, 0.14, 0.04
+    head, right, between, gap = 0.5, 0.95, 0.14, 0.04
     count, rows = len(headings), -(-slices // across)
     # With few columns, slices do not grow beyond what three columns would leave them.
     room = _WIDTH - right - 0.05 - between * (max(count, 3) - 1)

@@ -13,6 +13,7 @@ from bidsapp.report.shelf import Shelf
 from models.grids import full_grid
 from pipelines.atlases import atlas, on_grid
 from pipelines.derivatives import read_sidecar, read_table
+from pipelines.figures import plot_columns
 from pipelines.images import write_nifti
 
 GRID = full_grid(6.0)
@@ -103,6 +104,19 @@ def test_regions_are_told_by_who_sees_them(both, labels):
     voxels = (data == index["Putamen_R"]).sum()
     assert table.loc["Putamen_R", "post_mm3"] == table.loc["Putamen_R", "pre_mm3"] == 216 * voxels
     assert table.loc["Putamen_R", "traditional_mm3"] == 0
+
+
+def test_an_empty_column_says_so(both, labels, monkeypatch):
+    statmap(both, "pre", "param-md", labels[0] < 0)
+    drawn = []
+    monkeypatch.setattr(
+        "bidsapp.columns.plot_columns",
+        lambda anatomy, maps, *given, **more: drawn.extend(maps) or plot_columns(
+            anatomy, maps, *given, **more
+        ),
+    )  # fmt: skip
+    write_columns(both, "pre", both)
+    assert ["nothing significant" in one for one in drawn] == [False, False, True]
 
 
 def test_what_is_written_is_on_the_page(both):
