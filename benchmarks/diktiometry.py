@@ -1,13 +1,13 @@
 """Diktiometry beside the voxelwise test: what finds a local, and what a non-local effect.
 
-python benchmarks/diktiometry.py [--effects 0.5 1] [--people 20] [--epochs 50] [--json FILE]
+python benchmarks/diktiometry.py [--local 1 0] [--asymmetry 1 2] [--people 20] [--json FILE]
 
 People are those of the diffusion demo, as a linear registration leaves them: tensors of the
 template warped by each one's anatomy, with noise, on a 5 mm grid. Patients differ in mean
 diffusivity and anisotropy in one place (local), and in which side of another place is more
-anisotropic (asymmetry). Every effect size has its own networks and maps, out of fold. AUC: chance
-that a voxel of the place has a larger value than one elsewhere in the brain; the other place is
-left out. .5 is chance.
+anisotropic (asymmetry). Every pair of effect sizes has its own networks and maps, out of fold, the
+mean of two divisions of the people. AUC: chance that a voxel of the place has a larger value than
+one elsewhere in the brain; the other place is left out. .5 is chance.
 """
 
 import argparse
@@ -43,14 +43,14 @@ MEASURES = {"md": "muhat", "sigma": "sigma", "fa": "fa"}
 NETWORK = {"widths": (8, 8, 16, 16, 32, 32, 32, 32), "hidden": 32, "channels": 6}
 
 
-def people(count: int, effect: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def people(count: int, local: float, asymmetry: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Tensors (people, 6, x, y, z) of the demo's people, and who is a patient."""
     model = demo_dwi._head(GRID.voxel_mm)
     places = demo_dwi._places(model)
     who = [demo_dwi._someone(index, seed) for index in range(count)]
     volumes = []
     for one in who:
-        changes = demo_dwi.changes_of(one, places, effect, seed)
+        changes = demo_dwi.changes_of(one, places, local, asymmetry, seed)
         volumes.append(as_registered(model, tensors_of(model, changes), one, seed))
     return np.stack(volumes), np.array([one.diagnosis == demo_dwi.PATIENT for one in who])
 
@@ -76,13 +76,13 @@ def as_registered(
 
 
 def sensitivities(
-    volumes: np.ndarray, patients: np.ndarray, protocol: Protocol, folds: int, seed: int
-) -> tuple[dict[str, np.ndarray], float]:
-    """Out-of-fold derivatives (people, x, y, z) of each measure, and the area under the ROC."""
+    volumes: np.ndarray, patients: np.ndarray, protocol: Protocol, plan: Plan, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Out-of-fold derivatives (people, x, y, z) of each measure, and how well people are told."""
     labels = {f"{k:03d}": bool(one) for k, one in enumerate(patients)}
     maps = {name: np.zeros((len(volumes), *GRID.shape), np.float32) for name in MEASURES}
     chance = np.zeros(len(volumes))
-    for split in split_people(labels, Plan(folds=folds, validation_share=0.0), seed=seed):
+    for split in split_people(labels, plan, seed=seed):
         rows = {
             role: [k for k, who in enumerate(labels) if split.roles[who] == role]
             for role in ("train", "test")
@@ -94,13 +94,14 @@ def sensitivities(
             protocol=protocol, seed=seed + split.number,
         )  # fmt: skip
         network.eval()
-        chance[rows["test"]] = torch.softmax(predict(network, volumes, rows["test"]), 1)[:, 1]
+        scores = torch.softmax(predict(network, volumes, rows["test"]), 1)[:, 1]
+        chance[rows["test"]] += scores.numpy() / plan.repeats
         batch = torch.from_numpy(volumes[rows["test"]])
         for name, measure in MEASURES.items():
             found = attribute(network, batch, method="diktiometry", measure=measure)
-            maps[name][rows["test"]] = found.heatmap[:, 0].numpy()
+            maps[name][rows["test"]] += found.heatmap[:, 0].numpy() / plan.repeats
     points = point_metrics(patients, chance, 0.5)
-    return maps, float(points["roc_auc"])
+    return maps, {name: float(points[name]) for name in ("accuracy", "roc_auc")}
 
 
 def measures(volumes: np.ndarray) -> dict[str, np.ndarray]:
@@ -137,11 +138,13 @@ def places() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {"local": (local, sides), "asymmetry": (sides, local)}
 
 
-def study(effect: float, count: int, protocol: Protocol, folds: int, seed: int) -> list[dict]:
-    """Rows of one effect size."""
-    volumes, patients = people(count, effect, seed)
+def study(
+    sizes: dict[str, float], count: int, protocol: Protocol, plan: Plan, seed: int
+) -> list[dict]:
+    """Rows of one size of both effects, ``local`` and ``asymmetry``."""
+    volumes, patients = people(count, **sizes, seed=seed)
     brain = np.any(volumes != 0, axis=1).mean(0) >= 0.9
-    derived, area = sensitivities(volumes / SCALE, patients, protocol, folds, seed)
+    derived, told = sensitivities(volumes / SCALE, patients, protocol, plan, seed)
     own, rows = measures(volumes), []
     for name in MEASURES:
         shown = {
@@ -159,7 +162,8 @@ def study(effect: float, count: int, protocol: Protocol, folds: int, seed: int) 
                 for title in ("diktiometry", "traditional")
             }
             rows.append(
-                {"effect": effect, "seed": seed, "auc": area, "place": place, "measure": name}
+                {f"effect_{one}": size for one, size in sizes.items()}
+                | {"people": count, "seed": seed, **told, "place": place, "measure": name}
                 | found
                 | largest
             )
@@ -173,24 +177,30 @@ def line(row: dict) -> str:
 
 
 def main() -> None:
-    """Run every effect size and print the table."""
+    """Run every pair of effect sizes and print the table."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--effects", type=float, nargs="+", default=[0.0, 0.25, 0.5, 1.0])
+    options.add_argument("--local", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.0])
+    options.add_argument("--asymmetry", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.0])
     options.add_argument("--people", type=int, default=20)
-    options.add_argument("--epochs", type=int, default=50)
+    options.add_argument("--epochs", type=int, default=30)
     options.add_argument("--folds", type=int, default=5)
+    options.add_argument("--repeats", type=int, default=2)
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
     options.add_argument("--json", type=Path)
     given = options.parse_args()
+    if len(given.local) != len(given.asymmetry):
+        options.error("--local and --asymmetry go in pairs: give as many of one as of the other")
     protocol = Protocol(
         epochs=given.epochs, batch_size=4, learning_rate=3e-3, weight_decay=1e-4,
         schedule="onecycle", select="last", patience=0,
         augmentation=Augmentation(shift_voxels=1, shift_axes=("sagittal", "coronal", "axial")),
     )  # fmt: skip
+    plan = Plan(folds=given.folds, repeats=given.repeats, validation_share=0.0)
     rows: list[dict] = []
-    for effect in given.effects:
+    for local, asymmetry in zip(given.local, given.asymmetry, strict=True):
         for seed in given.seeds:
-            rows += study(effect, given.people, protocol, given.folds, seed)
+            sizes = {"local": local, "asymmetry": asymmetry}
+            rows += study(sizes, given.people, protocol, plan, seed)
             if len(rows) == 6:
                 print("| " + " | ".join(rows[0]) + " |")
                 print("|" + "---|" * len(rows[0]))

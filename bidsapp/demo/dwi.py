@@ -152,18 +152,20 @@ def _places(model: "HeadModel") -> Places:
     return Places(np.asarray(local), left, right)
 
 
-def changes_of(who: Person, places: Places, effect: float, seed: int) -> list["Change"]:
-    """What of this person's white matter is altered."""
+def changes_of(
+    who: Person, places: Places, local: float, asymmetry: float, seed: int
+) -> list["Change"]:
+    """What of this person's white matter is altered, by the size of either effect."""
     from models.diffusion_phantom import Change
     from models.phantom import person_seed, stream
 
     patient = who.diagnosis == PATIENT
-    shared = float(stream(person_seed(seed, who.index), 6).normal(0.0, SPREAD)) * min(effect, 1.0)
-    shared = min(max(shared, -0.6), 0.4)
-    aside = effect * ASYMMETRY * (1 if patient else -1)
+    shared = float(stream(person_seed(seed, who.index), 6).normal(0.0, SPREAD))
+    shared = min(max(min(asymmetry, 1.0) * shared, -0.6), 0.4)
+    aside = asymmetry * ASYMMETRY * (1 if patient else -1)
     found = [Change(places.left, fa=shared + aside), Change(places.right, fa=shared - aside)]
     if patient:
-        found.append(Change(places.local, md=effect * LOCAL_MD, fa=effect * LOCAL_FA))
+        found.append(Change(places.local, md=local * LOCAL_MD, fa=local * LOCAL_FA))
     return found
 
 
@@ -191,7 +193,7 @@ def _write_person(
     ids, own = {"sub": who.label}, person_seed(seed, who.index)
     table = table_of(DIRECTIONS, B_VALUE)
     scan = simulate_diffusion(
-        model, own, table=table, changes=changes_of(who, places, effect, seed), **shared
+        model, own, table=table, changes=changes_of(who, places, effect, effect, seed), **shared
     )
     raw = relative_path("dwi", ".nii.gz", ids)
     said = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.05}

@@ -58,7 +58,7 @@ def test_sides_differ_the_other_way_in_patients_and_spread_more_than_that():
     left, right, patients, local = [], [], [], []
     for index in range(200):
         who = dwi._someone(index, seed=0)
-        found = changes_of(who, dwi.Places(1, 2, 3), effect=1.0, seed=0)
+        found = changes_of(who, dwi.Places(1, 2, 3), local=1.0, asymmetry=1.0, seed=0)
         left.append(found[0].fa)
         right.append(found[1].fa)
         patients.append(who.diagnosis == PATIENT)
@@ -75,5 +75,5 @@ def test_sides_differ_the_other_way_in_patients_and_spread_more_than_that():
 def test_no_effect_is_no_change():
     for index in range(4):
         who = dwi._someone(index, seed=0)
-        found = changes_of(who, dwi.Places(1, 2, 3), effect=0.0, seed=0)
+        found = changes_of(who, dwi.Places(1, 2, 3), local=0.0, asymmetry=0.0, seed=0)
         assert all(one.fa == one.md == 0 for one in found)
