@@ -5,6 +5,7 @@ phase-encoding axis is an axis of the transform. Matrices map points of the refe
 a volume.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ from pipelines.interfaces.diffusion import b0_mask
 
 AROUND_BRAIN_VOXELS = 3
 FIELD_SD_MM = 6.0
-# Coarse to fine: 6-fold, 4-fold, 2-fold, full size; the last level moves nothing by a voxel.
-ITERATIONS = (2100, 1200, 200, 0)
+# Coarse to fine: voxels that become one along each axis, SD of their smoothing in voxels, and most
+# iterations; the last level moves nothing by a voxel.
+LEVELS = ((6, 3, 2100), (4, 2, 1200), (2, 1, 200), (1, 0, 0))
+# With voxels of 30 mm, a few volumes in a thousand went astray by centimetres.
+COARSEST_MM = 12.0
 
 
 def own_axes(ants: Any, data: np.ndarray, edges_mm: np.ndarray) -> Any:
@@ -52,6 +56,17 @@ def matrix_of(ants: Any, file: str) -> np.ndarray:
     return matrix
 
 
+def pyramid(edges_mm: Sequence[float]) -> dict[str, tuple[int, ...]]:
+    """Levels of a linear registration of ANTs, for voxels of these edges."""
+    fit = [one for one in LEVELS if one[0] * min(edges_mm) <= COARSEST_MM or one[0] == 1]
+    factors, sigmas, iterations = zip(*fit, strict=True)
+    return {
+        "aff_shrink_factors": factors,
+        "aff_smoothing_sigmas": sigmas,
+        "aff_iterations": iterations,
+    }
+
+
 def rigid_to(ants: Any, still: Any, moving: Any, mask: Any, prefix: Path) -> tuple[np.ndarray, str]:
     """Rigid transform by mutual information around the brain, as a matrix and as a file."""
     (file,) = ants.registration(
@@ -61,8 +76,8 @@ def rigid_to(ants: Any, still: Any, moving: Any, mask: Any, prefix: Path) -> tup
         initial_transform="Identity",
         mask=mask,
         mask_all_stages=True,
-        aff_iterations=ITERATIONS,
         outprefix=str(prefix),
+        **pyramid(still.spacing),
     )["fwdtransforms"][:1]
     return matrix_of(ants, file), file
 
@@ -175,8 +190,8 @@ class AlignVolume(SimpleInterface):
                     restrict_transformation=eddy_freedom(given.axis),
                     mask=mask,
                     mask_all_stages=True,
-                    aff_iterations=ITERATIONS,
                     outprefix=str(folder / "full_"),
+                    **pyramid(edges),
                 )["fwdtransforms"][:1]
                 link = np.array(given.link)
                 rigid, full = rigid @ link, matrix_of(ants, last) @ link

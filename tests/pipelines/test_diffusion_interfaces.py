@@ -32,6 +32,7 @@ from pipelines.interfaces.diffusion_motion import (
     ResampleSeries,
     along,
     eddy_freedom,
+    pyramid,
     resampled,
 )
 
@@ -258,6 +259,17 @@ def test_motion_and_eddy_currents_are_found(moved_series):
     assert np.rad2deg(turn.magnitude()) < 1.2  # the eddy's shear looks a little like a turn
     again = run(AlignVolume(volume=1, **given), folder / "again")
     assert again["full"] == found["full"]
+
+
+@pytest.mark.parametrize(
+    ("edges", "factors"),
+    [((1.5, 1.5, 3), (6, 4, 2, 1)), ((2, 2, 2), (6, 4, 2, 1)), ((3, 3, 3), (4, 2, 1)),
+     ((5, 5, 5), (2, 1)), ((20, 20, 20), (1,))],
+)  # fmt: skip
+def test_no_level_of_a_registration_is_too_coarse_to_see_a_brain(edges, factors):
+    levels = pyramid(edges)
+    assert levels["aff_shrink_factors"] == factors
+    assert all(len(one) == len(factors) for one in levels.values())
 
 
 def test_resampling_undoes_them_and_turns_the_directions(moved_series):
