@@ -44,9 +44,12 @@ class Measure:
 SUBSETS = ("training", "testing")
 # Shares of people, written as percentages; what else there is are numbers.
 SHARES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
+COUNTS = ("TP", "FN", "TN", "FP")
 
 
 def _written(name: str, value: float) -> str:
+    if name in COUNTS:
+        return f"{value:.0f}"
     return wording.percent(value) if name in SHARES else f"{value:.2f}"
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from bidsapp.report.division import division
 from bidsapp.report.methods import methods_text
-from bidsapp.report.performance import measures, repeats_table, spread, verdict
+from bidsapp.report.performance import measures, repeats_table, spread, subsets_table, verdict
 from bidsapp.report.shelf import Shelf
 from pipelines.derivatives import write_table
 
@@ -143,3 +143,19 @@ def test_the_methods_text_tells_how_people_were_divided():
     said = str(methods_text({"training": held, "network": {"name": "demo"}}, {}))
     assert "held out for testing (60 people)" in said
     assert "other seeds" not in said
+
+
+def test_table_of_training_and_test_images_counts_people_in_whole_numbers():
+    table = pd.DataFrame(
+        {
+            "metric": ["TP", "accuracy", "brier"], "training": [10.0, 1.0, 0.02],
+            "testing": [9.0, 0.85, 0.14], "training_images": 20, "testing_images": 20,
+        }
+    )  # fmt: skip
+    found = subsets_table(table)
+    assert [row[1:] for row in found.rows] == [
+        ["10", "9"],
+        ["100\u00a0%", "85\u00a0%"],
+        ["0.02", "0.14"],
+    ]
+    assert found.columns == ["", "Training (20 images)", "Testing (20 images)"]
