@@ -72,7 +72,8 @@ MNI_ORIGIN_MM = (-96.0, -132.0, -78.0)
 # 1mm: Böhle 2019, Eitel & Ritter 2019, Rieke 2018. 2mm: Eitel 2019, 2021. crop1mm: Klingenberg
 # 2021 and the UK Biobank study of Eitel 2021. crop1p5mm: the diffusion maps of the anomaly
 # detection of Muñoz-Ramírez et al. crop2mm: the tensors of Estudillo-Romero 2022, with axes that
-# halve four times. 3mm to 5mm: small enough to learn from in a demo.
+# halve four times; mirror2mm: the same half a voxel to the right, alike to left and right, since
+# that study mirrors patients. 3mm to 5mm: small enough to learn from in a demo.
 # spect: Nazari 2021, alike to left and right so that mirroring is exact; spect4mm: of its demo.
 GRIDS = {
     grid.name: grid
@@ -82,6 +83,7 @@ GRIDS = {
         Grid("crop1p5mm", (121, 145, 121), 1.5, (-90.0, -126.0, -72.0)),
         Grid("2mm", (96, 114, 96), 2.0, MNI_ORIGIN_MM),
         Grid("crop2mm", (96, 112, 96), 2.0, (-96.0, -130.0, -78.0)),
+        Grid("mirror2mm", (96, 112, 96), 2.0, (-95.0, -130.0, -78.0)),
         Grid("3mm", (64, 76, 64), 3.0, MNI_ORIGIN_MM),
         Grid("4mm", (49, 58, 49), 4.0, MNI_ORIGIN_MM),
         Grid("5mm", (39, 46, 39), 5.0, MNI_ORIGIN_MM),

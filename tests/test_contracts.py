@@ -24,7 +24,7 @@ from models.attribution import METHODS, OF_TENSORS, attribute, context
 from models.grids import GRIDS, full_grid
 from models.networks import NETWORKS, build
 from pipelines.atlases import SHIPPED
-from pipelines.preprocess import MODALITIES
+from pipelines.preprocess import modality_of
 
 ROOT = Path(__file__).parents[1]
 # Voxels that are just enough, and the options that go with them.
@@ -150,7 +150,8 @@ def test_everything_a_recipe_names_is_there(name):
     if not recipe.autoencoder:
         options = {key: value for key, value in recipe.network.items() if key != "name"}
         build(recipe.network["name"], shape, **options)
-    assert recipe.input.modality in MODALITIES
+    kind = modality_of(recipe.input.modality)
+    recipe.preprocessing.view.check(kind, recipe.preprocessing.network_grid)
     assert recipe.regions.atlas in SHIPPED
     assert set(recipe.citations) <= set(REFERENCES)
     for one in recipe.attribution:

@@ -42,6 +42,8 @@ REVISION = 2  # raised when the same input would give other voxels
 COMPONENTS = ("dxx", "dxy", "dxz", "dyy", "dyz", "dzz")
 # What a tensor is divided by, so that a network's input is about 1: free water at 37 C, or 1e-3.
 SCALES = {"max": 3.0e-3, "stored": 1.0e-3}
+# Of what is mixed into a voxel of another grid must be brain: half, and either side's rounding.
+LEAST_BRAIN = 0.5 - 1e-4
 METAS = ("conform_meta", "noise_meta", "unring_meta", "pair_meta", "align_meta", "brain_meta")
 
 
@@ -372,8 +374,10 @@ def tensor_input(
     image = read_nifti(path)
     data = np.nan_to_num(np.asarray(image.dataobj, np.float32)) / SCALES[intensity]
     affine = image.affine if in_template(image) else whole_grid(image, path).affine
-    tensor = np.stack([to_grid(data[..., k], affine, grid) for k in range(6)])
-    return np.where(blanked, 0, tensor).astype(np.float32)
+    brain = to_grid(np.any(data != 0, axis=-1).astype(np.float32), affine, grid)
+    mixed = np.stack([to_grid(data[..., k], affine, grid) for k in range(6)])
+    tensor = mixed / np.maximum(brain, LEAST_BRAIN)
+    return np.where(blanked | (brain < LEAST_BRAIN), 0, tensor).astype(np.float32)
 
 
 def fewest_volumes_last(path: Path) -> int:

@@ -230,6 +230,21 @@ def test_a_network_sees_six_components_in_one_scale(tmp_path):
         tensor_input(tmp_path / "t.nii.gz", grid, "zscore")
 
 
+def test_half_a_voxel_beside_the_stored_grid_left_is_treated_like_right(tmp_path):
+    whole, grid = full_grid(2.0), GRIDS["mirror2mm"]
+    tensors = np.zeros((*whole.shape, 6), np.float32)
+    tensor = np.array([2, 0.2, 0.1, 1, 0.3, 1], np.float32) * 1e-3
+    tensors[28:69, 40:60, 40:60] = tensor  # world x from -40 to 40
+    write_nifti(tmp_path / "t.nii.gz", tensors, whole.affine, template=True)
+    seen = tensor_input(tmp_path / "t.nii.gz", grid, "max")
+    brain = seen[3] != 0
+    assert (brain == brain[::-1]).all()
+    found = np.flatnonzero(brain.any((1, 2)))
+    assert grid.affine[0, 0] * found[[0, -1]] + grid.affine[0, 3] == pytest.approx([-41, 41])
+    # What lies beyond the brain is not mixed in: diffusion does not fall at its edge.
+    assert_allclose(seen[:, brain], np.repeat(tensor[:, None] / 3e-3, brain.sum(), 1), rtol=1e-5)
+
+
 def test_the_modality_is_registered():
     assert modality_of("dwi") is MODALITY
     assert MODALITY.channels == len(MODALITY.parameters) == 6
