@@ -33,6 +33,7 @@ POST, PRE, TRADITIONAL = "post", "pre", "traditional"
 SLICES_MM = tuple(float(z) for z in range(-36, 35, 10))
 # Measure of the tensor -> what diktiometry derives by that is shown beside it.
 DERIVED = {"md": ("muhat", "mu"), "sigma": ("sigma",), "fa": ("fa", "fadirection")}
+UNLABELLED = "unlabelled"
 BOTH, NETWORKS, ALONE = "both", "diktiometry only", "traditional only"
 
 
@@ -151,8 +152,10 @@ def _of_images(output_dir: Path, model: StoredModel, measure: str) -> Path | Non
 def _thresholded(output_dir: Path, model: StoredModel, map_of: str) -> Path | None:
     """The map of a test's significant clusters: of the statistics, it alone has a desc."""
     negative, positive = map(label, model.card["Classes"])
+    # Runs on another grid may have left theirs.
+    grid = (model.card.get("Grid") or {}).get("name", "*")
     pattern = (
-        f"group/*_model-{model.name}_*{map_of}_contrast-{positive}Minus{negative}_stat-t_*"
+        f"group/*_model-{model.name}_*{map_of}_contrast-{positive}Minus{negative}_stat-t_res-{grid}"
         "_desc-*_statmap.nii.gz"
     )
     return next(iter(sorted(output_dir.glob(pattern))), None)
@@ -180,7 +183,8 @@ def regions(found: Columns, wanted: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        measure, index, name, a column of mm^3 per map, and ``seen_by``.
+        measure, index, name, a column of mm^3 per map, and ``seen_by``. Index 0 is what the
+        atlas has no name for.
     """
     source = atlas(wanted)
     table = pd.DataFrame()
@@ -189,6 +193,9 @@ def regions(found: Columns, wanted: str) -> pd.DataFrame:
         there = np.asarray(image.dataobj) != 0
         labels = on_grid(source, image.affine, there.shape)
         counted = region_table(there.astype(np.float32), labels, source.labels)
+        # White matter, for one, has no names in many atlases.
+        beyond = {"index": 0, "name": UNLABELLED, "sum": there.sum() - counted["sum"].sum()}
+        counted = pd.concat([counted, pd.DataFrame([beyond])], ignore_index=True)
         if table.empty:
             table = counted[["index", "name"]].copy()
         voxel_mm3 = abs(np.linalg.det(image.affine[:3, :3]))

@@ -57,6 +57,8 @@ def _beside(shelf: Shelf, measure: str, picture: Item, table: pd.DataFrame) -> B
         "it, and of the measure itself (traditional)."
     )
     shown = own[[one for one in _TITLES if one in own]].dropna(axis=1, how="all")
+    if len(own):
+        shown = shown.assign(name=shown["name"].astype(str).str.replace("_", " "))
     return Beside(
         wording.capital(name),
         _sentence(own),
@@ -75,11 +77,29 @@ def _sentence(own: pd.DataFrame) -> str:
     """How many regions are seen by which."""
     if own.empty:
         return "No region has a significant voxel, neither by diktiometry nor traditionally."
-    counts = own["seen_by"].value_counts()
+    named = own[own["index"] != 0]
+    counts = named["seen_by"].value_counts()
     parts = {
         "both": "by both",
         "diktiometry only": "by diktiometry alone",
         "traditional only": "by the traditional test alone",
     }
     said = [f"{int(counts.get(key, 0))} {words}" for key, words in parts.items()]
-    return f"{wording.count(len(own), 'region')} with significant voxels: {wording.listing(said)}."
+    found = (
+        f"{wording.count(len(named), 'region')} with significant voxels: {wording.listing(said)}."
+    )
+    return f"{found} {_beyond(own)}".rstrip()
+
+
+def _beyond(own: pd.DataFrame) -> str:
+    """How much of what is significant lies where the atlas has no name, as in white matter."""
+    sums = own.filter(regex="_mm3$").sum()
+    beyond = own[own["index"] == 0].filter(regex="_mm3$").sum()
+    shares = [
+        f"{100 * beyond[one] / total:.0f} % ({one.removesuffix('_mm3')})"
+        for one, total in sums.items()
+        if total > 0 and beyond[one] > 0
+    ]
+    if not shares:
+        return ""
+    return f"The atlas has no name for {wording.listing(shares)} of the volume."

@@ -352,7 +352,7 @@ def _mean_map(
     ranking = [one for one in figures if one["atlas"] or one["desc"] == "ranking"]
     books, balance = wording.ledger(sidecar)
     return MeanMap(
-        title=f"{name}: evidence for {explained}",
+        title=wording.map_title(method, sidecar.get("Parameters"), explained),
         meaning=wording.method_meaning(method),
         pictures=_class_pictures(shelf, [one for one in figures if one not in ranking], name),
         ranking=_rankings(shelf, ranking, name),

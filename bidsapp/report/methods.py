@@ -224,9 +224,13 @@ def _dwi(table: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     own_space = table.get("registration") == "none"
     return _sentences(
         methods_dwi.series(table, _version(versions, "antspyx"), _version(versions, "dipy")),
-        "T1-weighted images were corrected with N4 and their brains extracted with "
+        "Brains of T1-weighted images were extracted with "
+        f"{_extraction(table, versions)}, noise was reduced by non-local means "
+        "[@descoteaux2008; @garyfallidis2014], and N4 was applied."
+        if table.get("denoise") == "nlm"
+        else "T1-weighted images were corrected with N4 and their brains extracted with "
         f"{_extraction(table, versions)}.",
-        None if own_space else _registration(table),
+        _registration({**table, "registration": "nonlinear"} if own_space else table),
         methods_dwi.carried(table),
         _grid(table),
         methods_dwi.scaled(table.get("intensity")),
@@ -488,7 +492,11 @@ def _augmentation(table: Mapping[str, Any]) -> str | None:
         done.append(f"changed in contrast by a power of up to {number(1 + table['gamma'])}")
     if table.get("noise_sd"):
         done.append(f"given Gaussian noise of SD {number(table['noise_sd'])}")
-    return f"Training images were {listing(done)}." if done else None
+    turned = table.get("tensors") and (
+        table.get("flip_probability") or table.get("rotation_degrees")
+    )
+    tensors = "; tensors were turned with them" if turned else ""
+    return f"Training images were {listing(done)}{tensors}." if done else None
 
 
 def _split(training: Mapping[str, Any]) -> str | None:
@@ -950,7 +958,8 @@ def _corrections(table: Mapping[str, Any]) -> list[str]:
 def _tested(maps: Any) -> str:
     if not isinstance(maps, list | tuple) or not maps:
         return ""
-    names = ["the registered images" if one == "image" else f"the heatmaps “{one}”" for one in maps]
+    own = {"image": "the registered images", **methods_dwi.MEASURED}
+    names = [own.get(one, f"the heatmaps “{one}”") for one in maps]
     return f"; this was done for {listing(names)}"
 
 

@@ -31,6 +31,13 @@ _TURNED = {
     "ppd": "preservation of principal direction",
     "finite_strain": "finite strain",
 }
+# Maps of the tensor itself that may be tested beside heatmaps.
+MEASURED = {
+    "md": "maps of mean diffusivity",
+    "fa": "maps of fractional anisotropy",
+    "sigma": "maps of the deviation σ of the eigenvalues",
+    "theta": "maps of its angle θ",
+}
 _MIXED = {"components": "components", "log": "matrix logarithms [@arsigny2006]"}
 
 

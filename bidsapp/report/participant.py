@@ -459,7 +459,7 @@ def _heatmap(
     explained = str(sidecar.get("ExplainedClass") or any_of["target"])
     where = f" · {_in_sentence(_scan_title(any_of))}" if any(any_of[key] for key in _SCAN) else ""
     model = f" · model {any_of['model']}"
-    title = f"{wording.method_name(method)}: evidence for {explained}"
+    title = wording.map_title(method, sidecar.get("Parameters"), explained)
     books, balance = wording.ledger(sidecar)
     table = shelf.table(regions.path) if regions else pd.DataFrame()
     return Heatmap(

@@ -242,6 +242,31 @@ def method_key(method: str) -> str:
     return {name.replace("_", ""): name for name in METHODS}.get(method, method)
 
 
+# What diktiometry derives by, as the recipe names it.
+_DERIVED = {
+    "mu": "mean diffusivity",
+    "muhat": "mean diffusivity",
+    "sigma": "anisotropy σ",
+    "theta": "the kind of anisotropy θ",
+    "thetahat": "the kind of anisotropy θ",
+    "fa": "fractional anisotropy",
+    "fadirection": "fractional anisotropy",
+}
+
+
+def map_title(method: str, parameters: Any, explained: str) -> str:
+    """What stands above a heatmap: its method, by what it derives, and the class.
+
+    A derivative by a measure of the tensor speaks neither for nor against a class.
+    """
+    measure = parameters.get("measure") if isinstance(parameters, Mapping) else None
+    if method == "diktiometry" and measure in _DERIVED:
+        return (
+            f"{method_name(method)} by {_DERIVED[measure]}: sensitivity of the score of {explained}"
+        )
+    return f"{method_name(method)}: evidence for {explained}"
+
+
 def method_name(method: str) -> str:
     """Turn a method's name or label into the words of a heading."""
     return METHODS.get(method_key(method), (capital(method.replace("_", " ")),))[0]

@@ -106,6 +106,33 @@ def test_regions_are_told_by_who_sees_them(both, labels):
     assert table.loc["Putamen_R", "traditional_mm3"] == 0
 
 
+def test_what_the_atlas_has_no_name_for_is_told(both, labels):
+    data, index = labels
+    nowhere = np.zeros(data.shape, bool)
+    nowhere[tuple(np.argwhere(data == 0)[:5].T)] = True
+    statmap(both, "pre", "param-md", nowhere | (data == index["Caudate_L"]))
+    *_, table = write_columns(both, "pre", both)
+    row = read_table(table).set_index("name").loc["unlabelled"]
+    assert (row["traditional_mm3"], row["pre_mm3"]) == (5 * 216, 0)
+    shelf = Shelf(both)
+    (found,) = beside_traditional(shelf, "pre", shelf.find("group/figures/*.png"))
+    share = 100 * 5 / (5 + (data == index["Caudate_L"]).sum())
+    assert found.sentence.startswith("3 regions with significant voxels")
+    assert f"no name for {share:.0f} % (traditional) of the volume" in found.sentence
+
+
+def test_maps_of_an_earlier_grid_are_left(both, labels):
+    statmap(both, "pre", "param-md", labels[0] > 0)
+    for path in (both / "group").glob("*param-md*res-6mm*"):
+        path.rename(path.with_name(path.name.replace("res-6mm", "res-2mm")))
+    (left,) = columns(both, "pre")
+    assert TRADITIONAL in left.maps  # a card without a grid may have any
+    card = both / "models/model-pre/model-pre_modelcard.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"Grid": {"name": "6mm"}}))
+    (found,) = columns(both, "pre")
+    assert set(found.maps) == {POST, PRE}
+
+
 def test_an_empty_column_says_so(both, labels, monkeypatch):
     statmap(both, "pre", "param-md", labels[0] < 0)
     drawn = []

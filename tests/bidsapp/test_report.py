@@ -1170,12 +1170,26 @@ def test_methods_of_diffusion_tell_who_aligned_it_and_where_maps_were_compared()
     assert "Relevance was summarised per region" in said
     assert "with ANTs" in said
     assert "topup" not in said
+    assert "then a symmetric diffeomorphic one (SyN)" in said  # of the T1w image, for the maps
+    assert "noise was reduced by non-local means" in said
+    assert "voxels along the sagittal and coronal axes; tensors were turned with them" in said
+    assert "this was done for maps of mean diffusivity, maps of the deviation" in said
+    assert "and the heatmaps “diktiometryfa”" in said
     change = {
         "preprocessing": {"dwi": {"motion": "fsl"}, "template": "x.nii", "registration": "linear"}
     }
     fsl = str(methods_text(load_recipe("dwi").overridden(change).as_dict(), {}))
     assert "by eddy of FSL" in fsl
     assert "topup" in fsl
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"), [("muhat", "mean diffusivity"), ("fa", "fractional anisotropy")]
+)
+def test_a_derivative_by_the_tensor_is_named_and_no_evidence(measure, words):
+    title = wording.map_title("diktiometry", {"measure": measure}, "PD")
+    assert title == f"Diktiometry by {words}: sensitivity of the score of PD"
+    assert wording.map_title("saliency", None, "PD") == "Saliency: evidence for PD"
 
 
 def test_methods_html_leads_to_references():
