@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
@@ -55,7 +56,7 @@ def participant(settings: Settings) -> bool:
     scans = _scans(settings, people, diary)
     model = _fitting_model(settings, diary)
     if not settings.reports_only:
-        scans = _readable(scans, diary)
+        scans = _readable(scans, diary, image_modality(settings).beside)
     if settings.dry_run:
         return _dry_run(settings, scans, model)
     if settings.boilerplate_only:
@@ -139,12 +140,12 @@ def _found(
     return scans
 
 
-def _readable(scans: Sequence[Scan], diary: Diary) -> list[Scan]:
-    """The scans whose files can be opened; each of the others is a failure of its own.
+def _readable(scans: Sequence[Scan], diary: Diary, beside: Callable[[Path], str]) -> list[Scan]:
+    """The scans whose files can be read; each of the others is a failure of its own.
 
     A T1w image that cannot be opened is no reason to go on as without one: others have theirs.
     """
-    problems = {scan: _first_unreadable(scan) for scan in scans}
+    problems = {scan: _first_unreadable(scan) or beside(scan.path) for scan in scans}
     diary.fail(
         [
             Failure(f"participant.sub_{scan.participant}.read", sentence, scan.path)

@@ -204,6 +204,8 @@ def _is_of(path: Path, suffix: str) -> bool:
         return True
     if is_projections(path):
         return path.parent.name == datatype_of(suffix)
+    if unreadable_sidecar(path):
+        return True  # nobody knows: whoever reads it says what is wrong, of this person alone
     tracer = Tracer.of(path, metadata_of(path))
     return tracer.is_stated or (bool(tracer.nuclide) and not tracer.is_other)
 
@@ -230,6 +232,15 @@ def metadata_of(path: Path) -> dict[str, Any]:
         if (folder / "dataset_description.json").exists():
             break
     return found
+
+
+def unreadable_sidecar(path: Path) -> str:
+    """Why the metadata of a raw image cannot be read, as a sentence; "" when they can."""
+    try:
+        metadata_of(path)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -67,6 +67,8 @@ REFUSED = {
         "do not span space",
     ),
     "zero": ({"vectors": VECTORS[[0, 0, 2, 3, 4, 5, 6]].T}, "volume 1 has b = 1000 but no direc"),
+    "json": ({}, r"sub-json_dwi\.json: cannot be read as JSON"),
+    "gone": ({}, r"sub-gone_dwi\.bval: is a link to a file that is not here"),
     "flat": ({}, r"a series of volumes \(4D\) is needed"),
 }
 
@@ -79,6 +81,10 @@ def run(tmp_path_factory, brain, brainwhy):
     for who, (given, _) in REFUSED.items():
         series(raw, who, image, volumes=1 if who == "flat" else 7)
         table(raw, who, **given)
+    (raw / "sub-json/dwi/sub-json_dwi.json").write_text('{"PhaseEncodingDirection":')
+    gone = raw / "sub-gone/dwi/sub-gone_dwi.bval"
+    gone.unlink()
+    gone.symlink_to(folder / "not-fetched")
     # Mended: vectors in columns and half as long, a b0 of 5.
     series(raw, "mended", image)
     table(raw, "mended", [5, *VALUES[1:]], 0.5 * VECTORS)

@@ -28,7 +28,7 @@ from pipelines.derivatives import (
 from pipelines.diffusion_options import MAPS, Diffusion
 from pipelines.gradient_files import table_file
 from pipelines.images import in_template, read_nifti, whole_grid
-from pipelines.inputs import Scan, metadata_of
+from pipelines.inputs import Scan, metadata_of, unreadable, unreadable_sidecar
 from pipelines.interfaces.sink import SaveDerivatives
 from pipelines.own_template import check_template
 from pipelines.phase_encoding import opposite_of
@@ -389,6 +389,13 @@ def fewest_volumes_last(path: Path) -> int:
     return -shape[3] if len(shape) > 3 else 0
 
 
+def unreadable_beside(path: Path) -> str:
+    """Why the sidecar or the tables of a series cannot be read, as a sentence; "" when they can."""
+    tables = [table_file(path, one) for one in (".bval", ".bvec")]
+    problems = [unreadable_sidecar(path), *(unreadable(one) for one in tables if one)]
+    return next(filter(None, problems), "")
+
+
 def ways_to_template(output_dir: Path, options: DwiOptions) -> dict[tuple[str, str], Path]:
     """Transforms of the T1w images in whose spaces tensors were left; without one, there is none.
 
@@ -423,6 +430,7 @@ MODALITY = Modality(
     parameters=COMPONENTS,
     negated=NEGATED,
     rank=fewest_volumes_last,
+    beside=unreadable_beside,
     others_are="not fitted (one of opposite phase encoding tells the distortion)",
     maps={name: partial(map_of, name=name) for name in MAPS},
     ways=ways_to_template,

@@ -15,6 +15,10 @@ from pipelines.inputs import Scan
 T1W_WF = "t1w_wf"  # within the workflow of a scan: the T1w image that goes with it
 
 
+def _nothing(path: Path) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Modality:
     """One kind of image, from the raw scan to what a network sees.
@@ -40,6 +44,9 @@ class Modality:
     needs_t1w : bool
         Whether scans come with the person's T1w image, where there is one. They also do where
         the recipe's registration is ``t1w``.
+    beside : callable
+        (path of a raw image) to why what lies beside it and plays a part, such as its sidecar,
+        cannot be read, as a sentence; "" when it can, or nothing does.
     lesions : callable, optional
         (scan, options) to the path of the lesions in template space, below the output folder, for
         modalities whose scans come with the mask that the dataset has of them.
@@ -89,6 +96,7 @@ class Modality:
     names: str = "*"
     rank: Callable[[Path], Any] = str
     others_are: str = "passed over"
+    beside: Callable[[Path], str] = _nothing
     lesions: Callable[[Scan, Any], str] | None = None
     registrations: tuple[str, ...] = ("nonlinear", "linear", "none")
     negated: tuple[int, ...] = ()

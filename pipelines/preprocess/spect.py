@@ -26,7 +26,7 @@ from pipelines.derivatives import (
     relative_path,
 )
 from pipelines.images import read_nifti
-from pipelines.inputs import Scan, metadata_of
+from pipelines.inputs import Scan, metadata_of, unreadable_sidecar
 from pipelines.interfaces.images import BrainMask, Conform
 from pipelines.interfaces.nuclear import (
     ConformUptake,
@@ -370,6 +370,7 @@ MODALITY = Modality(
     workflow=init_spect_wf,
     volume=uptake_input,
     registrations=REGISTRATIONS,
+    beside=unreadable_sidecar,
     to_be_mirrored=shows_right_lower,
     measures=binding_measures,
     alike=0.9,  # what sets two patients apart from all is the same striata: up to .71 in the demo
