@@ -1,7 +1,7 @@
 """Along which axis, and which way, an echo-planar image was encoded; and its opposite."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,13 @@ class PhaseEncoding:
             return cls(*named, readout, "the label dir- of its name")
         return cls(axis, 0, readout, "PhaseEncodingAxis" if axis is not None else "")
 
+    def along_world(self, affine: np.ndarray) -> "PhaseEncoding":
+        """The same with axis and sign of the world, RAS+, for images whose axes differ."""
+        if self.axis is None:
+            return self
+        axis, turned = nib.io_orientation(affine)[self.axis]
+        return replace(self, axis=int(axis), sign=int(self.sign * turned))
+
     def is_opposite(self, other: "PhaseEncoding") -> bool:
         """Whether the other image was encoded along the same axis, the other way."""
         return self.axis is not None and self.axis == other.axis and self.sign * other.sign < 0
@@ -95,15 +102,33 @@ def phase_encoding_of(path: Path) -> PhaseEncoding:
 
 
 def opposite_of(path: Path) -> Path | None:
-    """An image beside a DWI, or in ``fmap``, that was encoded the other way; None without one."""
-    try:
-        own = phase_encoding_of(path)
-        for other in _candidates(path):
-            if own.is_opposite(phase_encoding_of(other)):
-                return other
-    except Exception:  # an unreadable image is told of where it is read
-        return None
+    """An image beside a DWI, or in ``fmap``, that was encoded the other way; None without one.
+
+    A field map that says by ``IntendedFor`` which images it is for is taken for these alone.
+    """
+    own = _in_world(path)
+    if own is None:
+        return None  # an unreadable image is told of where it is read
+    for other in _candidates(path):
+        theirs = _in_world(other)
+        if theirs is not None and own.is_opposite(theirs) and _is_intended(other, path):
+            return other
     return None
+
+
+def _in_world(path: Path) -> PhaseEncoding | None:
+    """Phase encoding along the world's axes; None of an image that cannot be read."""
+    try:
+        return phase_encoding_of(path).along_world(nib.Nifti1Image.from_filename(path).affine)
+    except Exception:  # nibabel raises many kinds
+        return None
+
+
+def _is_intended(other: Path, path: Path) -> bool:
+    """Whether an image may serve another: it names that one, or none at all."""
+    said = metadata_of(other).get("IntendedFor") or []
+    names = [said] if isinstance(said, str) else said
+    return not names or any(str(one).rsplit("/", 1)[-1] == path.name for one in names)
 
 
 def _candidates(path: Path) -> list[Path]:

@@ -54,9 +54,9 @@ def test_else_the_axis_alone_or_nothing():
     assert (contradiction.axis, contradiction.sign) == (1, 0)
 
 
-def write(path, **metadata):
+def write(path, affine=LAS, **metadata):
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), LAS), path)
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), affine), path)
     path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(metadata))
     return path
 
@@ -79,3 +79,41 @@ def test_the_opposite_image_is_found(tmp_path):
     assert opposite_of(first) == named
     first.write_bytes(b"no image")
     assert opposite_of(first) is None
+
+
+def test_an_unreadable_image_hides_no_other(tmp_path):
+    (tmp_path / "dataset_description.json").write_text("{}")
+    dwi = tmp_path / "sub-1/dwi"
+    own = write(dwi / "sub-1_dir-AP_dwi.nii.gz", PhaseEncodingDirection="j-")
+    write(dwi / "sub-1_acq-b_dwi.nii.gz").write_bytes(b"no image")
+    (write(dwi / "sub-1_acq-c_dwi.nii.gz").with_name("sub-1_acq-c_dwi.json")).write_text("{")
+    other = write(dwi / "sub-1_acq-z_dir-PA_dwi.nii.gz", PhaseEncodingDirection="j")
+    assert opposite_of(own) == other
+
+
+@pytest.mark.parametrize(
+    ("intended", "taken"),
+    [
+        ("func/sub-1_task-rest_bold.nii.gz", False),
+        (["func/sub-1_task-rest_bold.nii.gz", "dwi/sub-1_dwi.nii.gz"], True),
+        ("bids::sub-1/dwi/sub-1_dwi.nii.gz", True),
+        ([], True),
+    ],
+)
+def test_a_field_map_of_another_image_is_left_alone(tmp_path, intended, taken):
+    (tmp_path / "dataset_description.json").write_text("{}")
+    own = write(tmp_path / "sub-1/dwi/sub-1_dwi.nii.gz", PhaseEncodingDirection="j-")
+    said = {"PhaseEncodingDirection": "j", "IntendedFor": intended}
+    other = write(tmp_path / "sub-1/fmap/sub-1_dir-PA_epi.nii.gz", **said)
+    assert opposite_of(own) == (other if taken else None)
+
+
+def test_opposite_is_meant_of_the_head_not_of_the_file(tmp_path):
+    (tmp_path / "dataset_description.json").write_text("{}")
+    dwi = tmp_path / "sub-1/dwi"
+    own = write(dwi / "sub-1_dir-AP_dwi.nii.gz", PhaseEncodingDirection="j-")
+    turned = np.diag([2.0, -2, 2, 1])  # its j runs to the back
+    write(dwi / "sub-1_run-1_dwi.nii.gz", turned, PhaseEncodingDirection="j")  # to the back, too
+    assert opposite_of(own) is None
+    other = write(dwi / "sub-1_run-2_dwi.nii.gz", turned, PhaseEncodingDirection="j-")
+    assert opposite_of(own) == other
