@@ -111,7 +111,11 @@ class DenoiseDwiOutputSpec(TraitedSpec):
 
 
 class DenoiseDwi(SimpleInterface):
-    """Marchenko-Pastur principal components (Veraart et al. 2016), by dipy."""
+    """Marchenko-Pastur principal components (Veraart et al. 2016), by dipy.
+
+    An empty volume would make the least component exactly 0, and so all noise signal: it is kept
+    out, and left as it is for the search for damaged slices to find.
+    """
 
     input_spec = DenoiseDwiInputSpec
     output_spec = DenoiseDwiOutputSpec
@@ -122,13 +126,19 @@ class DenoiseDwi(SimpleInterface):
         from pipelines.denoising import head_mask
 
         image = read_nifti(self.inputs.in_file)
-        data = np.asarray(image.dataobj, np.float32)
-        radius = _patch_radius(data.shape[3])
-        head = head_mask(data.mean(-1))  # most of the time would be spent on air
+        data = np.nan_to_num(np.asarray(image.dataobj, np.float32), posinf=0, neginf=0)
+        there = np.ptp(data, axis=(0, 1, 2)) > 0
+        radius = _patch_radius(there.sum())
+        head = head_mask(data[..., there].mean(-1))  # most of the time would be spent on air
         with threadpool_limits(1), warnings.catch_warnings():  # more threads are 20 times slower
             warnings.simplefilter("ignore", RuntimeWarning)  # patches of air have no components
-            denoised, noise = mppca(
-                data, mask=head, patch_radius=radius, return_sigma=True, suppress_warning=True
+            denoised = np.zeros_like(data)
+            denoised[..., there], noise = mppca(
+                data[..., there],
+                mask=head,
+                patch_radius=radius,
+                return_sigma=True,
+                suppress_warning=True,
             )
         usable = head[..., None] & np.isfinite(denoised) & (denoised >= 0)
         denoised = np.where(usable, denoised, np.clip(data, 0, None)).astype(np.float32)
@@ -142,6 +152,9 @@ class DenoiseDwi(SimpleInterface):
                 "Denoising": f"MP-PCA (dipy) in the head, patches of {2 * radius + 1} voxels along "
                 "each axis",
                 "NoiseSD": round(sd, 4),
+                "Warnings": [
+                    f"volume {one} (the first is 0) is empty" for one in np.flatnonzero(~there)
+                ],
             },
         }
         return runtime

@@ -38,7 +38,7 @@ from pipelines.preprocess.t1w import MODALITY as T1W
 from pipelines.preprocess.t1w import T1wOptions, own_template, t1w_fingerprint
 from pipelines.tensors import FLOOR, ORDER, UNITS, WORDS, map_of
 
-REVISION = 2  # raised when the same input would give other voxels
+REVISION = 3  # raised when the same input would give other voxels
 COMPONENTS = ("dxx", "dxy", "dxz", "dyy", "dyz", "dzz")
 # What a tensor is divided by, so that a network's input is about 1: free water at 37 C, or 1e-3.
 SCALES = {"max": 3.0e-3, "stored": 1.0e-3}

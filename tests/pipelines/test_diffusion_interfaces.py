@@ -166,6 +166,20 @@ def test_denoising_takes_noise_out_and_tells_its_size(tmp_path, b0):
     assert (denoised >= 0).all()
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_an_empty_volume_does_not_make_noise_signal(tmp_path, b0, value):
+    noisy, clean = noisy_series(b0)
+    noisy[..., 4] = value
+    path = write(tmp_path / "n.nii", noisy, b0[1])
+    found = run(DenoiseDwi(in_file=path), tmp_path / "work")
+    denoised = np.asarray(read_nifti(found["out_file"]).dataobj)
+    others = np.delete(np.arange(13), 4)
+    assert np.std((denoised - clean)[..., others]) < 0.6 * np.std((noisy - clean)[..., others])
+    assert found["noise_sd"] == pytest.approx(8, rel=0.15)
+    assert not denoised[..., 4].any()
+    assert found["meta"]["Warnings"] == ["volume 4 (the first is 0) is empty"]
+
+
 def ringing(affine, tmp_path):
     """A cut of k-space through sharp discs, and the discs."""
     grid = np.indices((96, 96)) - 47.5
