@@ -120,7 +120,7 @@ def _in_world(path: Path) -> PhaseEncoding | None:
     """Phase encoding along the world's axes; None of an image that cannot be read."""
     try:
         return phase_encoding_of(path).along_world(nib.Nifti1Image.from_filename(path).affine)
-    except Exception:  # nibabel raises many kinds
+    except Exception:  # whatever is wrong with a neighbour, it is not an opposite image
         return None
 
 

@@ -42,7 +42,7 @@ REVISION = 3  # raised when the same input would give other voxels
 COMPONENTS = ("dxx", "dxy", "dxz", "dyy", "dyz", "dzz")
 # What a tensor is divided by, so that a network's input is about 1: free water at 37 C, or 1e-3.
 SCALES = {"max": 3.0e-3, "stored": 1.0e-3}
-# Of what is mixed into a voxel of another grid must be brain: half, and either side's rounding.
+# Least share of brain in what is mixed into a voxel of another grid: half, less rounding.
 LEAST_BRAIN = 0.5 - 1e-4
 METAS = ("conform_meta", "noise_meta", "unring_meta", "pair_meta", "align_meta", "brain_meta")
 
